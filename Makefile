@@ -1,0 +1,84 @@
+# `make` alone lists the targets. Needed: GNU make, Python 3.11 or newer, a Python package index.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; \
+	echo python3)
+ASK ?= Summarize anomalies in boost_target map
+ONLY ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+PACKAGES := contracts models tools services orchestrator cli tests
+export ASK
+
+.DEFAULT_GOAL := help
+.PHONY: help env dev demo run test nightly lint types bench docs lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A copy of the lock inside the environment is the stamp: `variet doctor` compares the two.
+env: $(VENV)/requirements.lock  ## make the environment .venv from requirements.lock
+dev: $(VENV)/requirements-dev.lock  ## add what test, lint, types and lock need
+
+$(BIN)/variet: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Variet needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`." \
+	       "Install one, or name it: make env PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python could not make $(VENV)." \
+	       "On Debian and Ubuntu: apt install python3-venv; then try again." >&2; exit 1; }
+	@echo ../../../.. > "`$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/variet.pth"
+	@printf '%s\n' '#!/bin/sh' \
+	  'exec "$$(dirname "$$(readlink -f "$$0")")/python" -P -m cli "$$@"' > $@ && chmod +x $@
+
+$(VENV)/requirements.lock: requirements.lock | $(BIN)/variet
+	@echo "Installing the packages of requirements.lock into $(VENV) ..." >&2
+	@$(INSTALL) -r requirements.lock || { \
+	  echo "The packages could not be installed: pip says why above. If no package index can be" \
+	       "reached, connect once, or point pip at a mirror (PIP_INDEX_URL)." >&2; exit 1; }
+	@cp requirements.lock $@
+
+$(VENV)/requirements-dev.lock: requirements-dev.lock $(VENV)/requirements.lock
+	@echo "Installing the packages of requirements-dev.lock into $(VENV) ..." >&2
+	@$(INSTALL) -r requirements-dev.lock
+	@cp requirements-dev.lock $@
+
+demo:  ## ask one question with everything on this machine (ASK="..." asks another)
+	@start=`date +%s`; $(MAKE) -s --no-print-directory env && \
+	  VARIET_INSTALL_SECONDS=$$((`date +%s` - start)) $(BIN)/variet demo -- "$$ASK"
+
+run: env  ## start the whole stack in the foreground; Ctrl-C stops it
+	@$(BIN)/variet run
+
+test: dev  ## run every test that needs no root, Docker or network (ARGS="-k name")
+	@$(BIN)/python -m pytest -rs $(ARGS)
+
+nightly: dev  ## kill the orchestrator 200 times at every step of a run, and storm it
+	@CRASH_ROUNDS=200 STORM_SEEDS=100 $(BIN)/python -m pytest -m nightly
+
+lint: dev  ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: dev  ## check types, strictly
+	@$(BIN)/mypy --strict $(PACKAGES)
+
+bench: dev  ## measure speed and memory (ONLY=name measures one row)
+	@$(BIN)/python -m tests.bench $(ONLY)
+
+docs: env  ## write docs/cli.md and the tables of settings anew from the code
+	@$(BIN)/python -m cli.reference > docs/cli.md
+	@$(BIN)/python -m contracts.settings_table
+
+lock: dev  ## lock the dependencies of pyproject.toml (UPGRADE=1 takes the newest versions)
+	@$(COMPILE) pyproject.toml -o requirements.lock
+	@$(COMPILE) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
+	@$(COMPILE) -c requirements.lock --extra train pyproject.toml -o requirements-train.lock
+
+clean:  ## remove the environment and caches; data/state stays
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

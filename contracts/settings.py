@@ -1,0 +1,158 @@
+"""All settings, read once from the environment (and `.env`), validated at start, frozen."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.errors import SettingsError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Settings(BaseSettings):
+    """The environment names are the field names in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=REPOSITORY / ".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    # Where the orchestrator listens, and who may call it.
+    bind_addr: str = Field("127.0.0.1", description="address that the orchestrator listens on")
+    port: int = Field(8001, ge=0, le=65535, description="its port; 0 takes a free one")
+    variet_api_key: SecretStr | None = Field(
+        None, description="bearer key of the one user; needed when BIND_ADDR is not loopback"
+    )
+    variet_keys_file: Path | None = Field(
+        None, description="YAML file of named keys: `name: {key, surface}`"
+    )
+
+    # Which model answers.
+    openai_compat_url: str | None = Field(
+        None, description="base URL of an OpenAI-compatible server, ending in /v1"
+    )
+    openai_compat_key: SecretStr | None = Field(None, description="bearer key of that server")
+    model_id: str | None = Field(None, description="model to ask for, or manifest id to load")
+    max_model_len: int | None = Field(
+        None, ge=512, description="context window in tokens; default: the manifest's"
+    )
+    local_fallback: bool = Field(
+        False, description="use the local model when OPENAI_COMPAT_URL does not answer"
+    )
+    model_store: Path = Field(
+        REPOSITORY / "data/state/models", description="folder of pulled models"
+    )
+    hf_token: SecretStr | None = Field(None, description="token for gated models")
+    hf_endpoint: str = Field("https://huggingface.co", description="model hub to pull from")
+    engine_threads: int = Field(
+        0, ge=0, description="threads of the embedded engine; 0: by model size"
+    )
+    engine_parallel: int = Field(2, ge=1, le=64, description="requests that it serves at once")
+
+    # Knowledge.
+    embed_url: str | None = Field(
+        None, description="OpenAI-compatible embeddings server, ending in /v1; default: in-process"
+    )
+    embed_key: SecretStr | None = Field(None, description="bearer key of that server")
+    embed_model: str = Field("all-MiniLM-L6-v2", description="embedding model")
+
+    # Files and tools.
+    state_dir: Path = Field(REPOSITORY / "data/state", description="folder of all run-time state")
+    workspace_dir: Path | None = Field(
+        None, description="folder that tools may work in; default: STATE_DIR/workspace"
+    )
+    maps_dir: Path | None = Field(None, description="calibration maps; default: WORKSPACE_DIR/maps")
+    logs_dir: Path | None = Field(None, description="log files; default: WORKSPACE_DIR/logs")
+    allow_unsandboxed: bool = Field(
+        False, description="let run_tests execute code without a sandbox, after confirmation"
+    )
+    policy_file: Path | None = Field(None, description="YAML file: tool name to allow|confirm|deny")
+    tool_timeout_s: float = Field(60, gt=0, description="time limit of one tool call, seconds")
+
+    # Runs.
+    approval_ttl_s: float = Field(86_400, gt=0, description="approvals expire after this, seconds")
+    max_steps: int = Field(10, ge=1, le=100, description="engine calls per run at most")
+    max_tokens: int = Field(1_024, ge=16, description="tokens per engine answer at most")
+    temperature: float = Field(0.0, ge=0, le=2, description="sampling temperature")
+    first_token_timeout_s: float = Field(
+        120, gt=0, description="wait for an engine's first token, seconds"
+    )
+    token_timeout_s: float = Field(30, gt=0, description="wait between tokens, seconds")
+    drain_timeout_s: float = Field(
+        10, ge=0, description="at shutdown, time for running runs to end, seconds"
+    )
+    retention_days: int = Field(90, ge=0, description="threads idle for longer go; 0 keeps all")
+    raw_runs: int = Field(200, ge=0, description="runs whose raw engine exchanges are kept")
+
+    # Traces.
+    langfuse_base_url: str | None = Field(None, description="Langfuse server")
+    langfuse_public_key: str | None = Field(None, description="Langfuse project key, public part")
+    langfuse_secret_key: SecretStr | None = Field(None, description="Langfuse project key, secret")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log level printed"
+    )
+
+    @field_validator("openai_compat_url", "embed_url", "langfuse_base_url", "hf_endpoint")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("has to start with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    @model_validator(mode="after")
+    def _keyed_unless_loopback(self) -> "Settings":
+        if not self.loopback and not (self.variet_api_key or self.variet_keys_file):
+            raise ValueError(
+                f"BIND_ADDR={self.bind_addr} is not loopback, and neither VARIET_API_KEY nor"
+                " VARIET_KEYS_FILE is set: anyone on the network could use this assistant"
+            )
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        return self.bind_addr in LOOPBACK
+
+    @cached_property
+    def workspace(self) -> Path:
+        return self.workspace_dir or self.state_dir / "workspace"
+
+    @cached_property
+    def maps(self) -> Path:
+        return self.maps_dir or self.workspace / "maps"
+
+    @cached_property
+    def logs(self) -> Path:
+        return self.logs_dir or self.workspace / "logs"
+
+    @cached_property
+    def undo_dir(self) -> Path:
+        return self.state_dir / "undo"
+
+    @property
+    def langfuse_enabled(self) -> bool:
+        return bool(
+            self.langfuse_base_url and self.langfuse_public_key and self.langfuse_secret_key
+        )
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings. Raises SettingsError that names each wrong key with its value."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("bad_settings", _explain(error), "Correct it in .env.") from error
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for problem in error.errors():
+        key = "_".join(str(part) for part in problem["loc"]).upper()
+        message = problem["msg"].removeprefix("Value error, ")
+        secret = key.endswith(("_KEY", "_TOKEN"))
+        value = "" if secret or not key else f"={problem['input']}"
+        parts.append(f"{key}{value}: {message}" if key else message)
+    return "; ".join(parts) + "."

@@ -1,0 +1,1 @@
+"""The hands: agent, knowledge, HTTP."""

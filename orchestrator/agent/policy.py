@@ -1,0 +1,111 @@
+"""Which tool calls may run: `allow`, `confirm` or `deny`, per tool and arguments."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from contracts.errors import SettingsError
+
+Rule = Literal["allow", "confirm", "deny"]
+RULES = ("allow", "confirm", "deny")
+READONLY_WHEN = "variet/readonly_when"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    rule: Rule
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a tool's server declares: `readonly_when` lists argument values that change nothing."""
+
+    read_only: bool = False
+    destructive: bool = True
+    readonly_when: Mapping[str, tuple[str, ...]] | None = None
+
+
+class Policy:
+    """The owner's rules first, then what the tool declares of itself; the unknown is confirmed."""
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self._rules = dict(rules)
+
+    def unmatched(self, tools: Iterable[str]) -> list[str]:
+        """Names that have a rule but are no tool: a slip of the pen, or a server that is down."""
+        return sorted(self._rules.keys() - set(tools))
+
+    def decide(self, tool: str, traits: Traits | None, arguments: dict[str, Any]) -> Verdict:
+        if rule := self._rules.get(tool):
+            return Verdict(rule, f"the policy says {rule} for {tool}")
+        if traits is None:
+            return Verdict("confirm", f"{tool} is not known")
+        if traits.read_only:
+            return Verdict("allow", f"{tool} only reads")
+        if _changes_nothing(traits, arguments):
+            return Verdict("allow", f"{tool} only reads with these arguments")
+        what = "may destroy or overwrite something" if traits.destructive else "changes something"
+        return Verdict("confirm", f"{tool} {what}")
+
+
+def load_policy(path: Path | None) -> Policy:
+    """Read `policy.yaml`: a mapping of tool name to rule. Raises SettingsError naming the key."""
+    if path is None:
+        return Policy({})
+    try:
+        rules = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeys) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(
+            "bad_policy", f"POLICY_FILE={path} cannot be read: {error}.", "Correct the file."
+        ) from error
+    if not isinstance(rules, dict):
+        raise SettingsError(
+            "bad_policy", f"POLICY_FILE={path} is not a mapping.", "Write `tool: confirm` lines."
+        )
+    for tool, rule in rules.items():
+        if not isinstance(tool, str):
+            raise SettingsError(
+                "bad_policy",
+                f"POLICY_FILE={path}: {tool!r} is not the name of a tool.",
+                "Put the name in quotes.",
+            )
+        if rule not in RULES:
+            raise SettingsError(
+                "bad_policy",
+                f"POLICY_FILE={path}: {tool}={rule!r} is not a rule.",
+                f"Use one of {', '.join(RULES)}.",
+            )
+    return Policy(rules)
+
+
+def readonly_values(declared: Any) -> dict[str, tuple[str, ...]] | None:
+    """`readonly_when` as a server declares it: `{argument: [values]}`. Anything else counts for
+    nothing, so that the call is confirmed."""
+    if not isinstance(declared, dict):
+        return None
+    for values in declared.values():
+        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+            return None
+    return {argument: tuple(values) for argument, values in declared.items()}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that comes twice: the later one would win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.YAMLError(f"{key_node.value} is there twice")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _changes_nothing(traits: Traits, arguments: dict[str, Any]) -> bool:
+    if not traits.readonly_when:
+        return False
+    return all(arguments.get(k) in values for k, values in traits.readonly_when.items())

@@ -1,0 +1,1 @@
+"""Durable state: threads, messages, runs, event logs, raw exchanges; and the journal."""

@@ -1,0 +1,1 @@
+"""Processes of the stack other than the orchestrator, one package each."""

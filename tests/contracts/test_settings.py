@@ -1,0 +1,42 @@
+import pytest
+
+from contracts.errors import SettingsError
+from contracts.settings import Settings, load_settings
+
+
+def settings(**values: object) -> Settings:
+    return load_settings(_env_file=None, **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"max_tokens": "many"}, "MAX_TOKENS=many: "),
+        ({"port": 70_000}, "PORT=70000: "),
+        ({"openai_compat_url": "brain:8000"}, "OPENAI_COMPAT_URL=brain:8000: has to start with"),
+        ({"log_level": "loud", "max_steps": 0}, "MAX_STEPS=0: "),
+        ({"bind_addr": "0.0.0.0"}, "BIND_ADDR=0.0.0.0 is not loopback"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(values: dict[str, object], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(**values)
+    assert told in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["variet_api_key", "hf_token", "langfuse_secret_key"])
+def test_a_secret_is_named_without_its_value(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(**{name: 123456789})
+    assert caught.value.message.startswith(f"{name.upper()}: ")
+    assert "123456789" not in caught.value.message
+
+
+def test_secrets_are_not_in_what_is_printed() -> None:
+    assert "hush" not in repr(settings(variet_api_key="hush", hf_token="hush"))
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        settings().port = 1  # type: ignore[misc]

@@ -1,0 +1,62 @@
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from contracts.settings import REPOSITORY
+from orchestrator.knowledge.index import IndexClient
+
+
+@dataclass
+class RunningIndex:
+    process: subprocess.Popen[bytes]
+    client: IndexClient
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> int:
+        """Close its standard input, as the death of its parent would; the exit status."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        return self.process.wait(timeout=10)
+
+
+Launch = Callable[..., RunningIndex]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Launch]:
+    """Starts index processes on a folder; ends those that still run."""
+    running: list[RunningIndex] = []
+    # A Unix socket's path is short, pytest's temporary folders are not.
+    with TemporaryDirectory() as sockets:
+
+        def start(folder: Path, *arguments: str) -> RunningIndex:
+            socket = Path(sockets, str(len(running)), "index.sock")
+            socket.parent.mkdir()
+            command = [sys.executable, "-m", "orchestrator.knowledge.index_process"]
+            command += ["--path", str(folder), "--socket", str(socket), "--with-parent"]
+            process = subprocess.Popen(
+                [*command, *arguments], cwd=REPOSITORY, stdin=subprocess.PIPE
+            )
+            index = RunningIndex(process, IndexClient(socket, patience=10))
+            running.append(index)
+            return index
+
+        yield start
+        for index in running:
+            index.kill()
+            assert index.process.stdin
+            index.process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def index(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> IndexClient:
+    """One index process with the real embedding model, shared by the tests: a collection each."""
+    return launch(tmp_path_factory.mktemp("index")).client

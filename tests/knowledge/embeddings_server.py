@@ -1,0 +1,52 @@
+"""A small server of OpenAI's /v1/embeddings, whose vectors follow from the texts."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class EmbeddingsServer:
+    """Serves on a free loopback port while entered. `requests` holds the bodies and keys seen."""
+
+    def __init__(self, dimension: int) -> None:
+        self.failing = False
+        self.answer: Any = None
+        self.requests: list[tuple[dict[str, Any], str | None]] = []
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                served.requests.append((body, self.headers.get("Authorization")))
+                rows = [
+                    {"index": n, "embedding": [b + 1 for b in _digest(text)[:dimension]]}
+                    for n, text in enumerate(body["input"])
+                ]
+                answer = {"data": rows[::-1]} if served.answer is None else served.answer
+                data = json.dumps(answer).encode()
+                self.send_response(500 if served.failing else 200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def __enter__(self) -> "EmbeddingsServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,1 @@
+"""Tool servers: each folder is one MCP server, mounted in-process or served over HTTP."""

@@ -1,0 +1,1 @@
+"""Calibration maps of an engine control unit: list, read, and check for outliers."""

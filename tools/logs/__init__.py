@@ -1,0 +1,1 @@
+"""Log files: found by text, level and time."""
