@@ -1,10 +1,10 @@
 import ctypes
 import json
 import os
+import random
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -343,37 +343,44 @@ def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="exchanges two names by a Linux call")
 @pytest.mark.timeout(30)
 def test_swapping_a_folder_for_a_link_never_leads_outside(root: Path, tmp_path: Path) -> None:
-    """A thread exchanges `src` and a link to the outside, atomically and as fast as it can."""
+    """A thread exchanges `src` and a link to the outside, atomically, at moments of no pattern.
+
+    Both ways of each operation have to be met, so that the test cannot pass on luck alone: the
+    swapper lingers between two exchanges, and the operations go on until all have gone well and
+    been refused.
+    """
     outside = tmp_path / "outside"
     (outside / "a.py").write_text(SECRET)
     (root / "link").symlink_to(outside)
     stop = threading.Event()
+    moments = random.Random(7)
 
     def swap() -> None:
-        while not stop.is_set():
+        while not stop.wait(moments.choice((0, 0, 0.0002, 0.002))):
             exchange(root / "src", root / "link")
 
+    operations: dict[str, tuple[str, str | None, str | None]] = {
+        "read": ("src/a.py", None, None),
+        "write": ("src/b.py", "mine", None),
+        "move": ("src/b.py", None, "src/c.py"),
+        "delete": ("src/c.py", None, None),
+    }
+    met: dict[str, set[bool]] = {operation: set() for operation in operations}
     swapper = threading.Thread(target=swap)
     swapper.start()
-    reads = refused = 0
     try:
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
-            try:
-                content = do(root, "read", "src/a.py").content
-                do(root, "write", "src/b.py", "mine")
-                do(root, "move", "src/b.py", to="src/c.py")
-                do(root, "delete", "src/c.py")
-            except VarietError:
-                refused += 1
-                continue
-            assert content == "x = 1\n"
-            reads += 1
+        while not all(len(outcomes) == 2 for outcomes in met.values()):
+            for operation, (path, content, to) in operations.items():
+                try:
+                    result = do(root, operation, path, content, to)
+                except VarietError:
+                    met[operation].add(False)
+                else:
+                    met[operation].add(True)
+                    assert operation != "read" or result.content == "x = 1\n"
     finally:
         stop.set()
         swapper.join()
-    assert reads
-    assert refused
     assert names(outside) == ["a.py", "secret.txt"]
     assert (outside / "a.py").read_text() == SECRET
 
