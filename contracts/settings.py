@@ -59,8 +59,18 @@ class Settings(BaseSettings):
     embed_key: SecretStr | None = Field(None, description="bearer key of that server")
     embed_model: str = Field("all-MiniLM-L6-v2", description="embedding model")
 
+    qdrant_url: str | None = Field(
+        None, description="Qdrant server that keeps the index; default: files in STATE_DIR/index"
+    )
+    qdrant_api_key: SecretStr | None = Field(None, description="key of that server")
+
     # Files and tools.
     state_dir: Path = Field(REPOSITORY / "data/state", description="folder of all run-time state")
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL for threads, runs, approvals and journal: postgresql://USER:PASSWORD"
+        "@HOST:PORT/NAME; default: SQLite files in STATE_DIR",
+    )
     workspace_dir: Path | None = Field(
         None, description="folder that tools may work in; default: STATE_DIR/workspace"
     )
@@ -68,6 +78,10 @@ class Settings(BaseSettings):
     logs_dir: Path | None = Field(None, description="log files; default: WORKSPACE_DIR/logs")
     allow_unsandboxed: bool = Field(
         False, description="let run_tests execute code without a sandbox, after confirmation"
+    )
+    tool_servers_file: Path | None = Field(
+        None,
+        description="YAML file of tool servers: `name: {url, token_env}`; default: in this process",
     )
     policy_file: Path | None = Field(None, description="YAML file: tool name to allow|confirm|deny")
     tool_timeout_s: float = Field(60, gt=0, description="time limit of one tool call, seconds")
@@ -89,6 +103,9 @@ class Settings(BaseSettings):
 
     # Traces.
     langfuse_base_url: str | None = Field(None, description="Langfuse server")
+    langfuse_public_url: str | None = Field(
+        None, description="its address for people, in links to traces; default: LANGFUSE_BASE_URL"
+    )
     langfuse_public_key: str | None = Field(None, description="Langfuse project key, public part")
     langfuse_secret_key: SecretStr | None = Field(None, description="Langfuse project key, secret")
 
@@ -96,7 +113,14 @@ class Settings(BaseSettings):
         "info", description="least severe log level printed"
     )
 
-    @field_validator("openai_compat_url", "embed_url", "langfuse_base_url", "hf_endpoint")
+    @field_validator(
+        "openai_compat_url",
+        "embed_url",
+        "qdrant_url",
+        "langfuse_base_url",
+        "langfuse_public_url",
+        "hf_endpoint",
+    )
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -144,15 +168,16 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("bad_settings", _explain(error), "Correct it in .env.") from error
+        raise SettingsError("bad_settings", explain(error), "Correct it in .env.") from error
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """Each problem with its key and, unless it is secret, its value."""
     parts = []
     for problem in error.errors():
         key = "_".join(str(part) for part in problem["loc"]).upper()
         message = problem["msg"].removeprefix("Value error, ")
-        secret = key.endswith(("_KEY", "_TOKEN"))
+        secret = key.endswith(("_KEY", "_TOKEN", "_PASSWORD", "_SECRET", "_SALT", "DATABASE_URL"))
         value = "" if secret or not key else f"={problem['input']}"
         parts.append(f"{key}{value}: {message}" if key else message)
     return "; ".join(parts) + "."

@@ -1,0 +1,172 @@
+"""Settings that Docker Compose and `variet init` read from `.env`, besides those of the programs.
+
+`contracts.settings` holds what a process of ours reads itself; this page what the two stacks are
+made with. A name stands on one of the two pages only.
+"""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.config import JsonDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.errors import SettingsError
+from contracts.manifest import Tier
+from contracts.settings import REPOSITORY, explain
+
+Role = Literal["brain", "hands"]
+
+BRAIN: JsonDict = {"host": "brain"}
+HANDS: JsonDict = {"host": "hands"}
+
+
+class Deployment(BaseSettings):
+    """The environment names are the field names in capitals. `json_schema_extra["host"]` says
+    which host a setting is for; without it, both."""
+
+    model_config = SettingsConfigDict(
+        env_file=REPOSITORY / ".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    # This host.
+    variet_role: Role | None = Field(None, description="what this host is; `variet init` sets it")
+    variet_preset: str | None = Field(
+        None, description="hardware preset, a file of models/hosts", json_schema_extra=BRAIN
+    )
+    compose_file: str | None = Field(None, description="the stack's file, by role")
+    compose_profiles: str | None = Field(None, description="parts of the stack that run here")
+    lan_ip: str | None = Field(
+        None, description="this host's address on the LAN; the brain publishes its ports there only"
+    )
+    brain_ip: str | None = Field(
+        None, description="the brain's address on the LAN", json_schema_extra=HANDS
+    )
+    hands_ip: str | None = Field(
+        None,
+        description="the workstation's address; the firewall admits it",
+        json_schema_extra=BRAIN,
+    )
+    variet_uid: int = Field(1000, description="user that owns the workspace folder and the state")
+    variet_gid: int = Field(1000, description="group of that user")
+
+    # The brain's engines.
+    gateway_api_key: SecretStr | None = Field(
+        None, description="bearer key that the brain asks for", json_schema_extra=BRAIN
+    )
+    gateway_port: int = Field(8000, description="the brain's OpenAI port", json_schema_extra=BRAIN)
+    embed_port: int = Field(8081, description="its embeddings port", json_schema_extra=BRAIN)
+    rerank_port: int = Field(8082, description="its reranking port", json_schema_extra=BRAIN)
+    engine_tier: Tier = Field(
+        "balanced", description="tier of the preset that is served", json_schema_extra=BRAIN
+    )
+    llamacpp_variant: str | None = Field(
+        None,
+        description="llama-server image: `llamacpp-…` of services/images.yaml",
+        json_schema_extra=BRAIN,
+    )
+    llamacpp_model: str | None = Field(
+        None, description="GGUF file in MODEL_STORE", json_schema_extra=BRAIN
+    )
+    engine_flags: str | None = Field(
+        None, description="further flags of the engine, from the preset", json_schema_extra=BRAIN
+    )
+    engine_memory: str = Field(
+        "16g", description="main memory that an engine may take", json_schema_extra=BRAIN
+    )
+    vllm_model: str | None = Field(
+        None, description="repository on the hub that vLLM serves", json_schema_extra=BRAIN
+    )
+    gpu_mem_util: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="share of each card's memory that vLLM takes",
+        json_schema_extra=BRAIN,
+    )
+    nvidia_visible_devices_llm: str = Field(
+        "0", description="cards of the chat engine, by index or UUID", json_schema_extra=BRAIN
+    )
+    nvidia_visible_devices_emb: str = Field(
+        "0", description="card of the embeddings and reranking servers", json_schema_extra=BRAIN
+    )
+    tei_variant: str | None = Field(
+        None,
+        description="embeddings image: `tei-…` of services/images.yaml",
+        json_schema_extra=BRAIN,
+    )
+    tei_model: str | None = Field(
+        None, description="repository on the hub that TEI embeds with", json_schema_extra=BRAIN
+    )
+    rerank_model: str | None = Field(
+        None, description="repository on the hub that TEI reranks with", json_schema_extra=BRAIN
+    )
+    hf_home: Path = Field(
+        Path("data/state/hub"),
+        description="folder where the engines keep what they fetch from the hub",
+        json_schema_extra=BRAIN,
+    )
+
+    # Secrets of the workstation's stack.
+    postgres_password: SecretStr | None = Field(
+        None, description="of PostgreSQL's user `variet`", json_schema_extra=HANDS
+    )
+    calibration_token: SecretStr | None = Field(
+        None, description="key of the calibration tools", json_schema_extra=HANDS
+    )
+    logs_token: SecretStr | None = Field(
+        None, description="key of the log tools", json_schema_extra=HANDS
+    )
+    workspace_token: SecretStr | None = Field(
+        None, description="key of the workspace tools", json_schema_extra=HANDS
+    )
+    redis_password: SecretStr | None = Field(None, description="of Redis", json_schema_extra=HANDS)
+    searxng_secret: SecretStr | None = Field(
+        None, description="signs SearXNG's links", json_schema_extra=HANDS
+    )
+
+    # Langfuse, where its profile is selected.
+    langfuse_port: int = Field(3000, description="Langfuse's port", json_schema_extra=HANDS)
+    langfuse_s3_port: int = Field(
+        8333, description="port of its media store, for browsers", json_schema_extra=HANDS
+    )
+    langfuse_admin_email: str = Field(
+        "admin@variet.local", description="first user of Langfuse", json_schema_extra=HANDS
+    )
+    langfuse_admin_password: SecretStr | None = Field(
+        None, description="that user's password", json_schema_extra=HANDS
+    )
+    langfuse_postgres_password: SecretStr | None = Field(
+        None, description="of PostgreSQL's user `langfuse`", json_schema_extra=HANDS
+    )
+    langfuse_clickhouse_password: SecretStr | None = Field(
+        None, description="of ClickHouse", json_schema_extra=HANDS
+    )
+    langfuse_s3_secret: SecretStr | None = Field(
+        None, description="of the S3 store", json_schema_extra=HANDS
+    )
+    langfuse_salt: SecretStr | None = Field(
+        None, description="hashes Langfuse's keys; never change it", json_schema_extra=HANDS
+    )
+    langfuse_encryption_key: SecretStr | None = Field(
+        None, description="64 hexadecimal digits", json_schema_extra=HANDS
+    )
+    langfuse_nextauth_secret: SecretStr | None = Field(
+        None, description="signs Langfuse's sessions", json_schema_extra=HANDS
+    )
+
+    @field_validator("lan_ip", "brain_ip", "hands_ip")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and ip_address(value).is_unspecified:
+            raise ValueError("has to be one address, not all of them")
+        return value
+
+
+def load_deployment(**overrides: object) -> Deployment:
+    """Read them. Raises SettingsError that names each wrong key with its value."""
+    try:
+        return Deployment(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("bad_settings", explain(error), "Correct it in .env.") from error
