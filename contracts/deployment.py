@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import SettingsError
 from contracts.manifest import Tier
-from contracts.settings import REPOSITORY, explain
+from contracts.settings import correct_it, env_file, explain
 
 Role = Literal["brain", "hands"]
 
@@ -26,9 +26,7 @@ class Deployment(BaseSettings):
     """The environment names are the field names in capitals. `json_schema_extra["host"]` says
     which host a setting is for; without it, both."""
 
-    model_config = SettingsConfigDict(
-        env_file=REPOSITORY / ".env", extra="ignore", frozen=True, env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     # This host.
     variet_role: Role | None = Field(None, description="what this host is; `variet init` sets it")
@@ -167,6 +165,6 @@ class Deployment(BaseSettings):
 def load_deployment(**overrides: object) -> Deployment:
     """Read them. Raises SettingsError that names each wrong key with its value."""
     try:
-        return Deployment(**overrides)  # type: ignore[arg-type]
+        return Deployment(**{"_env_file": env_file(), **overrides})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("bad_settings", explain(error), "Correct it in .env.") from error
+        raise SettingsError("bad_settings", explain(error), correct_it()) from error

@@ -1,5 +1,6 @@
 """All settings, read once from the environment (and `.env`), validated at start, frozen."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,9 +17,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 class Settings(BaseSettings):
     """The environment names are the field names in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_file=REPOSITORY / ".env", extra="ignore", frozen=True, env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     # Where the orchestrator listens, and who may call it.
     bind_addr: str = Field("127.0.0.1", description="address that the orchestrator listens on")
@@ -166,9 +165,20 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """Read the settings. Raises SettingsError that names each wrong key with its value."""
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(**{"_env_file": env_file(), **overrides})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("bad_settings", explain(error), "Correct it in .env.") from error
+        raise SettingsError("bad_settings", explain(error), correct_it()) from error
+
+
+def env_file() -> Path:
+    """The file of settings: VARIET_ENV_FILE, relative to the repository, else its `.env`. It need
+    not exist. One checkout can so play both roles, as `docker compose --env-file` lets it."""
+    return REPOSITORY / (os.environ.get("VARIET_ENV_FILE") or ".env")
+
+
+def correct_it() -> str:
+    path = env_file()
+    return f"Correct it in {path.name if path.parent == REPOSITORY else path}."
 
 
 def explain(error: ValidationError) -> str:

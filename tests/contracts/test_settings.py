@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
+from contracts.deployment import load_deployment
 from contracts.errors import SettingsError
-from contracts.settings import Settings, load_settings
+from contracts.settings import REPOSITORY, Settings, env_file, load_settings
 
 
 def settings(**values: object) -> Settings:
@@ -40,3 +43,25 @@ def test_secrets_are_not_in_what_is_printed() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings().port = 1  # type: ignore[misc]
+
+
+def test_another_file_of_settings_can_be_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PORT", raising=False)
+    monkeypatch.delenv("VARIET_ROLE", raising=False)
+    other = tmp_path / "brain.env"
+    other.write_text("PORT=9100\nVARIET_ROLE=brain\n")
+    monkeypatch.setenv("VARIET_ENV_FILE", str(other))
+    assert (load_settings().port, load_deployment().variet_role) == (9100, "brain")
+    other.write_text("PORT=many\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(other) in caught.value.remedy
+
+
+def test_without_it_settings_come_from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIET_ENV_FILE", "")
+    assert env_file() == REPOSITORY / ".env"
+    monkeypatch.setenv("VARIET_ENV_FILE", "brain.env")
+    assert env_file() == REPOSITORY / "brain.env"
