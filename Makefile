@@ -76,7 +76,8 @@ docs: env  ## write docs/cli.md and the tables of settings anew from the code
 
 lock: dev  ## lock the dependencies of pyproject.toml (UPGRADE=1 takes the newest versions)
 	@$(COMPILE) pyproject.toml -o requirements.lock
-	@$(COMPILE) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
+	@$(COMPILE) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
+	@$(COMPILE) -c requirements-server.lock --extra dev --extra server pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) -c requirements.lock --extra train pyproject.toml -o requirements-train.lock
 
 clean:  ## remove the environment and caches; data/state stays
