@@ -11,6 +11,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+# What the containers do without: the engine, the test runner, the terminal's looks, and what
+# libraries take along for hubs and services that are not used (each imports it only if it is there).
+LEFT_OUT := $(addprefix --no-emit-package ,filelock fsspec hf-xet huggingface-hub iniconfig \
+	markdown-it-py mdurl pluggy pygments pytest rich shellingham tqdm typer xllamacpp zstandard)
 PACKAGES := contracts models tools services orchestrator cli tests
 export ASK
 
@@ -76,8 +80,8 @@ docs: env  ## write docs/cli.md and the tables of settings anew from the code
 
 lock: dev  ## lock the dependencies of pyproject.toml (UPGRADE=1 takes the newest versions)
 	@$(COMPILE) pyproject.toml -o requirements.lock
-	@$(COMPILE) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
-	@$(COMPILE) -c requirements-server.lock --extra dev --extra server pyproject.toml -o requirements-dev.lock
+	@$(COMPILE) -c requirements.lock --extra server $(LEFT_OUT) pyproject.toml -o requirements-server.lock
+	@$(COMPILE) -c requirements.lock -c requirements-server.lock --extra dev --extra server pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) -c requirements.lock --extra train pyproject.toml -o requirements-train.lock
 
 clean:  ## remove the environment and caches; data/state stays
