@@ -14,6 +14,7 @@
 # network of that address. Docker forwards published ports before INPUT is asked, so the rules hang
 # in DOCKER-USER and look at where a connection was headed before Docker redirected it. The ones in
 # INPUT are for what docker-proxy relays by itself, as it does from IPv6 to containers without.
+# Others get no answer at all, so that `variet doctor` can tell this from a stack that is down.
 #
 # Exit status: 0 done, or in place; 1 not in place; 2 wrong use or settings; 3 not possible here.
 set -eu
@@ -141,8 +142,8 @@ RULES
 RULES
         fi
         cat <<RULES
--A $PUBLISHED -p tcp -m conntrack --ctstate DNAT --ctorigdstport $port --ctdir ORIGINAL -m comment --comment variet -j REJECT --reject-with tcp-reset
--A $INPUT -p tcp -m conntrack --ctorigdstport $port --ctdir ORIGINAL -m comment --comment variet -j REJECT --reject-with tcp-reset
+-A $PUBLISHED -p tcp -m conntrack --ctstate DNAT --ctorigdstport $port --ctdir ORIGINAL -m comment --comment variet -j DROP
+-A $INPUT -p tcp -m conntrack --ctorigdstport $port --ctdir ORIGINAL -m comment --comment variet -j DROP
 RULES
     done
     echo COMMIT

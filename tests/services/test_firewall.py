@@ -40,9 +40,9 @@ def accepted(text: str, port: int) -> list[str]:
     ]
 
 
-def refused(text: str, port: int) -> list[str]:
+def dropped(text: str, port: int) -> list[str]:
     return [
-        one for one in text.splitlines() if f"--ctorigdstport {port} " in one and "-j REJECT" in one
+        one for one in text.splitlines() if f"--ctorigdstport {port} " in one and "-j DROP" in one
     ]
 
 
@@ -52,7 +52,7 @@ def test_it_shows_which_ports_it_would_open_to_whom(firewall: Run) -> None:
     for port in (8000, 9081, 8082):
         assert len(accepted(shown.stdout, port)) == 2, "published, and relayed by docker-proxy"
         assert all("192.168.7.20" in one for one in accepted(shown.stdout, port))
-        assert len(refused(shown.stdout, port)) == 4, "the same in IPv4 and in IPv6"
+        assert len(dropped(shown.stdout, port)) == 4, "the same in IPv4 and in IPv6"
     assert "8081" not in shown.stdout
     assert "systemctl enable" in shown.stdout
 
@@ -141,7 +141,7 @@ def test_a_workstation_on_the_lan_admits_the_network_of_its_address(
     assert "BIND_ADDR" in elsewhere.stderr
 
 
-def test_an_unknown_argument_is_refused(firewall: Run) -> None:
+def test_an_unknown_argument_is_dropped(firewall: Run) -> None:
     for arguments in (("drop",), ("show", "apply"), ("--env-file",)):
         command = ["sh", str(SCRIPT), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
