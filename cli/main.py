@@ -170,6 +170,26 @@ def doctor(url: Url = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def smoke(url: Url = None, as_json: AsJson = False) -> None:
+    """Try everything that this host's stack promises, once, and print a table.
+
+    On the brain: models, a chat, an embedding, reranking, the key, and every card under load. On
+    the workstation: containers, the brain, a tool's way through the model, retrieval with a
+    citation, an approval, the trace in Langfuse. What it makes it takes away again.
+
+    Exit status: 1 if a row failed. A row is off where its profile is not selected.
+
+    \b
+    Examples:
+      variet smoke
+      variet smoke --json
+    """
+    from cli.smoke.command import smoke as test
+
+    raise typer.Exit(test(as_json, url))
+
+
+@app.command()
 def ingest(
     path: Annotated[
         Path | None,

@@ -1,0 +1,1 @@
+"""`variet smoke`: is the stack of this host doing its work? Every promise is tried once."""
