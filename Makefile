@@ -81,6 +81,7 @@ docs: env  ## write docs/cli.md and the tables of settings anew from the code
 lock: dev  ## lock the dependencies of pyproject.toml (UPGRADE=1 takes the newest versions)
 	@$(COMPILE) pyproject.toml -o requirements.lock
 	@$(COMPILE) -c requirements.lock --extra server $(LEFT_OUT) pyproject.toml -o requirements-server.lock
+	@$(COMPILE) -c requirements.lock --group tools -o requirements-tools.lock
 	@$(COMPILE) -c requirements.lock -c requirements-server.lock --extra dev --extra server pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) -c requirements.lock --extra train pyproject.toml -o requirements-train.lock
 
