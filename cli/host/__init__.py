@@ -1,0 +1,1 @@
+"""What this machine is: cards, memory, disk, Docker, addresses; and its file of settings."""
