@@ -99,9 +99,12 @@ class CollectionStats(Message):
 
 
 class IndexStats(Message):
-    """State of the index. `ready` once the embedding model answers; else `error` says why not."""
+    """State of the index. `ready` while documents can be taken in, which needs the store and the
+    embedding model; else `error` says why not. `search`: by meaning and words, by words alone
+    because no embeddings are to be had, or not at all."""
 
     ready: bool
+    search: Literal["hybrid", "words", "none"] = "hybrid"
     model: str
     dimension: int | None = None
     error: ErrorBody | None = None

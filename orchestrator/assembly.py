@@ -157,9 +157,14 @@ class Orchestrator:
         if self._index is not None:
             return self._index
         settings = self.settings
-        key = settings.embed_key.get_secret_value() if settings.embed_key else None
+        embed_key, qdrant_key = settings.embed_key, settings.qdrant_api_key
         process = IndexProcess(
-            settings.state_dir / "index", settings.embed_url, settings.embed_model, key
+            settings.state_dir / "index",
+            settings.embed_url,
+            settings.embed_model,
+            embed_key.get_secret_value() if embed_key else None,
+            qdrant_url=settings.qdrant_url,
+            qdrant_key=qdrant_key.get_secret_value() if qdrant_key else None,
         )
         await process.start()
         self._stack.push_async_callback(process.stop)

@@ -119,9 +119,10 @@ async def _index(whole: Orchestrator) -> Check:
     except VarietError as error:
         return Check(status="down", detail=error.message, remedy=error.remedy)
     if stats.error is not None:
+        if stats.search == "words":
+            detail = f"searching by words alone: {stats.error.message}"
+            return Check(status="degraded", detail=detail, remedy=stats.error.remedy)
         return Check(status="down", detail=stats.error.message, remedy=stats.error.remedy)
-    if not stats.ready:
-        return Check(status="degraded", detail="the embedding model is loading", remedy="Wait.")
     chunks = sum(c.chunks for c in stats.collections.values())
     return Check(status="ok", detail=f"{chunks} chunks, {stats.model}")
 

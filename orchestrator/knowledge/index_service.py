@@ -1,10 +1,11 @@
-"""What the index process does: the operations of the wire on collections and one embedder."""
+"""What the index process does: the operations of the wire on a vector store and one embedder."""
 
 import asyncio
-import shutil
+import logging
 from collections import defaultdict
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from contracts.errors import Unavailable, VarietError
 from contracts.knowledge import (
@@ -20,44 +21,48 @@ from contracts.knowledge import (
     StatsOp,
     UpsertOp,
 )
-from orchestrator.knowledge.collection import Collection
 from orchestrator.knowledge.embedding import Embedder
+from orchestrator.knowledge.minilm import Floats
+from orchestrator.knowledge.vector_store import Collection, VectorStore, check
 
-_NEW = ".new"
-_OLD = ".old"
 _REBUILD_PAGE = 32
 _PROBE_PAUSE = 5.0
 
+log = logging.getLogger("variet.index")
+
 
 class IndexService:
-    """Collections under `folder`, each in a subfolder of its name. Single-threaded except for
-    embedding: the store's calls hold the interpreter lock anyway."""
+    """Single-threaded except for embedding: what the embedded store computes holds the
+    interpreter lock anyway."""
 
-    def __init__(self, folder: Path, embedder: Embedder) -> None:
-        self._folder = folder
+    def __init__(self, store: VectorStore, embedder: Embedder) -> None:
+        self._store = store
         self._embedder = embedder
-        self._collections: dict[str, Collection] = {}
         self._writing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._dimension: int | None = None
-        self._error: VarietError | None = Unavailable(
-            "index_starting", "The index process is still starting.", "Wait a moment."
-        )
+        # What keeps the embedder from answering, as far as is known.
+        self._mute: VarietError | None = None
 
     async def warm(self) -> None:
-        """Open the collections, then embed a word until the model answers."""
-        self._mend()
-        for note in sorted(self._folder.glob("*/collection.json")):
-            self._collections[note.parent.name] = Collection.load(note.parent)
+        """Open the store, then embed a word until the model answers."""
+        try:
+            await self._store.stats()
+        except VarietError as error:
+            log.warning("no vector store: %s", error)
         while self._dimension is None:
-            try:
-                await self._embed(["ready"])
-            except VarietError:
+            if not await self._probe():
                 await asyncio.sleep(_PROBE_PAUSE)
+
+    async def watch(self) -> None:
+        """Look after an embedder that failed, until cancelled."""
+        while True:
+            await asyncio.sleep(_PROBE_PAUSE)
+            if self._mute:
+                await self._probe()
 
     async def close(self) -> None:
         await self._embedder.close()
-        for collection in self._collections.values():
-            collection.close()
+        await self._store.close()
 
     async def answer(self, op: IndexOp) -> Any:
         """The JSON-ready result of an operation. Raises VarietError."""
@@ -69,107 +74,130 @@ class IndexService:
             case DeleteOp():
                 return await self._delete(op)
             case SourcesOp():
-                held = self._collections.get(op.collection)
-                return held.sources(op.prefix) if held else {}
+                held = await self._store.find(op.collection)
+                return await held.sources(op.prefix) if held else {}
             case EmbedOp():
                 vectors = await self._embed(op.texts, bulk=len(op.texts) > 1)
                 return vectors.tolist()
             case RebuildOp():
                 return await self._rebuild(op.collection)
             case StatsOp():
-                return self._stats().model_dump()
+                return (await self._stats()).model_dump()
 
     async def _search(self, op: SearchOp) -> list[Hit]:
-        if op.collection not in self._collections:
+        """By meaning and words; while the embedder is down, by words alone."""
+        if await self._store.find(op.collection) is None:
             return []
-        [vector] = await self._embed([op.query])
-        collection = self._collections[op.collection]
-        collection.check(self._embedder.model, len(vector))
-        return collection.search(op.query, vector, op.limit)
+        vector = await self._vector(op.query)
+        # Found again, because it may have been rebuilt meanwhile.
+        collection = await self._store.find(op.collection)
+        if collection is None:
+            return []
+        if vector is not None:
+            check(collection, self._embedder.model, len(vector))
+        return await collection.search(op.query, vector, op.limit)
+
+    async def _vector(self, query: str) -> Floats | None:
+        if self._mute:
+            return None
+        try:
+            vectors = await self._embed([query])
+        except VarietError:
+            return None
+        return np.asarray(vectors[0])
 
     async def _upsert(self, op: UpsertOp) -> int:
         if not op.chunks:
             return 0
         vectors = await self._embed([chunk.text for chunk in op.chunks], bulk=True)
+        dimension = vectors.shape[1]
         async with self._writing[op.collection]:
-            collection = self._opened(op.collection, vectors.shape[1])
-            collection.check(self._embedder.model, vectors.shape[1])
-            collection.upsert(op.chunks, vectors)
+            collection = await self._store.find(op.collection)
+            if collection is None:
+                model = self._embedder.model
+                collection = await self._store.create(op.collection, model, dimension)
+            check(collection, self._embedder.model, dimension)
+            await collection.upsert(op.chunks, vectors)
         return len(op.chunks)
 
     async def _delete(self, op: DeleteOp) -> None:
         async with self._writing[op.collection]:
-            if collection := self._collections.get(op.collection):
-                collection.delete(op.source, op.keep)
+            if collection := await self._store.find(op.collection):
+                await collection.delete(op.source, op.keep)
 
     async def _rebuild(self, name: str) -> int:
         """Embed a collection's chunks anew, beside the old one, then swap. Searches go on."""
         async with self._writing[name]:
-            old = self._collections.get(name)
+            old = await self._store.find(name)
             if old is None:
                 return 0
             [probe] = await self._embed(["ready"])
-            folder = self._folder / f"{name}{_NEW}"
-            new = Collection.create(folder, self._embedder.model, len(probe))
-            count, offset = 0, None
-            while True:
-                chunks, offset = old.page(offset, _REBUILD_PAGE)
-                if chunks:
-                    texts = [chunk.text for chunk in chunks]
-                    new.upsert(chunks, await self._embed(texts, bulk=True))
-                count += len(chunks)
-                if offset is None:
-                    break
-            self._swap(name, old, new)
+            new = await self._store.begin(name, self._embedder.model, len(probe))
+            count = await self._copy(old, new)
+            await self._store.replace(name, new)
             return count
 
-    def _swap(self, name: str, old: Collection, new: Collection) -> None:
-        folder, aside = self._folder / name, self._folder / f"{name}{_OLD}"
-        old.close()
-        new.close()
-        folder.rename(aside)
-        new.folder.rename(folder)
-        shutil.rmtree(aside)
-        self._collections[name] = Collection.load(folder)
+    async def _copy(self, old: Collection, new: Collection) -> int:
+        count, offset = 0, None
+        while True:
+            chunks, offset = await old.page(offset, _REBUILD_PAGE)
+            if chunks:
+                texts = [chunk.text for chunk in chunks]
+                await new.upsert(chunks, await self._embed(texts, bulk=True))
+            count += len(chunks)
+            if offset is None:
+                return count
 
-    def _mend(self) -> None:
-        """Finish or undo a rebuild that a crash interrupted."""
-        for folder in self._folder.glob(f"*{_OLD}"):
-            if folder.with_suffix("").exists():
-                shutil.rmtree(folder)
-            else:
-                folder.rename(folder.with_suffix(""))
-        for folder in self._folder.glob(f"*{_NEW}"):
-            shutil.rmtree(folder)
-
-    def _opened(self, name: str, dimension: int) -> Collection:
-        if name not in self._collections:
-            folder = self._folder / name
-            self._collections[name] = Collection.create(folder, self._embedder.model, dimension)
-        return self._collections[name]
-
-    async def _embed(self, texts: list[str], bulk: bool = False) -> Any:
+    async def _embed(self, texts: list[str], bulk: bool = False) -> Floats:
         try:
             vectors = await self._embedder.embed(texts, bulk)
         except VarietError as error:
-            self._error = error
+            # A batch may fail for what is in it, while the model is well.
+            if bulk:
+                await self._probe()
+            else:
+                self._fell_silent(error)
             raise
         if texts:
-            self._error, self._dimension = None, vectors.shape[1]
+            self._answered(vectors.shape[1])
         return vectors
 
-    def _stats(self) -> IndexStats:
+    async def _probe(self) -> bool:
+        try:
+            await self._embed(["ready"])
+        except VarietError:
+            return False
+        return True
+
+    def _fell_silent(self, error: VarietError) -> None:
+        if not self._mute:
+            log.warning("no embeddings, searching by words alone: %s", error)
+        self._mute = error
+
+    def _answered(self, dimension: int) -> None:
+        if self._mute:
+            log.warning("embeddings are back, searching by meaning too")
+        self._mute, self._dimension = None, dimension
+
+    async def _stats(self) -> IndexStats:
+        collections: dict[str, CollectionStats] = {}
+        search: Literal["hybrid", "words", "none"] = "words" if self._mute else "hybrid"
+        error = self._mute
+        if self._dimension is None and error is None:
+            error = Unavailable(
+                "index_starting", "The index process is still starting.", "Wait a moment."
+            )
+        try:
+            collections = await self._store.stats()
+        except VarietError as down:
+            search, error = "none", down
         return IndexStats.model_validate(
             {
-                "ready": self._error is None,
+                "ready": error is None,
+                "search": search,
                 "model": self._embedder.model,
                 "dimension": self._dimension,
-                "error": self._error.body() if self._error else None,
-                "collections": {
-                    name: CollectionStats(
-                        chunks=held.count(), model=held.model, dimension=held.dimension
-                    )
-                    for name, held in self._collections.items()
-                },
+                "error": error.body() if error else None,
+                "collections": collections,
             }
         )

@@ -14,11 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import EngineError, NotFound, StoreError, Unavailable, VarietError
+from contracts.errors import (
+    EngineError,
+    NotFound,
+    SettingsError,
+    StoreError,
+    Unavailable,
+    VarietError,
+)
 from contracts.knowledge import Chunk, IngestJob, IngestRequest, JobStatus
 from orchestrator.knowledge import parsing
 from orchestrator.knowledge.chunking import Passage, chunk
-from orchestrator.knowledge.index import Index
+from orchestrator.knowledge.index import PROCESS_DOWN, Index
 from orchestrator.knowledge.parsing import Document
 from orchestrator.knowledge.queue import LEASE, Job, Queue
 from orchestrator.knowledge.roots import Roots
@@ -31,6 +38,7 @@ _ERRORS_KEPT = 50
 _IDLE_PAUSE = 5.0
 _NOT_READY_PAUSE = 0.25
 _RETRIED = (Unavailable, EngineError, StoreError)
+_OUTAGES = (Unavailable, EngineError, SettingsError)
 _STATUS: dict[str, JobStatus] = {
     "ready": "queued",
     "leased": "running",
@@ -182,8 +190,18 @@ class Ingest:
             await asyncio.to_thread(self._queue.ack, job.id, asdict(progress))
             return
         progress.note(error)
+        if await self._down(error):
+            await asyncio.to_thread(self._queue.release, job.id, asdict(progress))
+            return
         retry = isinstance(error, _RETRIED)
         await asyncio.to_thread(self._queue.fail, job.id, asdict(progress), retry)
+
+    async def _down(self, error: VarietError) -> bool:
+        """Whether an attempt failed for no fault of the job: what the index process needs is
+        down. A job during which the process itself ended may be the reason for that."""
+        if error.code == PROCESS_DOWN or not isinstance(error, _OUTAGES):
+            return False
+        return not await self._ready()
 
     async def _perform(self, body: dict[str, Any], progress: _Progress) -> None:
         collection = body["collection"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from contracts.errors import SettingsError
 from contracts.settings import REPOSITORY
 from orchestrator.knowledge.index import IndexClient
 
@@ -19,6 +21,16 @@ _STABLE = 60.0
 _GRACE = 5.0
 
 log = logging.getLogger("variet.index")
+
+
+def require_qdrant_client() -> None:
+    """Raises SettingsError when the package is missing: only the server's lock file has it."""
+    if importlib.util.find_spec("qdrant_client") is None:
+        raise SettingsError(
+            "no_qdrant_client",
+            "QDRANT_URL is set, and the package qdrant-client is not installed.",
+            "Run `pip install -r requirements-server.lock`, or unset QDRANT_URL.",
+        )
 
 
 class IndexProcess:
@@ -36,15 +48,25 @@ class IndexProcess:
         embed_model: str = "all-MiniLM-L6-v2",
         embed_key: str | None = None,
         log_file: Path | None = None,
+        qdrant_url: str | None = None,
+        qdrant_key: str | None = None,
     ) -> None:
-        """`log_file` takes its standard error; default: this process's."""
+        """`log_file` takes its standard error; default: this process's. With `qdrant_url` the
+        collections are on that server; `folder` still holds the lock.
+
+        Raises SettingsError when the client of that server is not installed."""
         self._runtime = Path(tempfile.mkdtemp(prefix="variet-"))
         self._command = [sys.executable, "-m", "orchestrator.knowledge.index_process"]
         self._command += ["--path", str(folder), "--socket", str(self._runtime / "index.sock")]
         self._command += ["--with-parent"]
         if embed_url:
             self._command += ["--embed-url", embed_url, "--embed-model", embed_model]
-        self._environment = os.environ | ({"EMBED_KEY": embed_key} if embed_key else {})
+        if qdrant_url:
+            require_qdrant_client()
+            self._command += ["--qdrant-url", qdrant_url]
+        # Not as arguments, which every user of the machine can read.
+        keys = {"EMBED_KEY": embed_key, "QDRANT_API_KEY": qdrant_key}
+        self._environment = os.environ | {name: key for name, key in keys.items() if key}
         self._log_file = log_file
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None

@@ -9,6 +9,9 @@ import pytest
 
 from contracts.settings import REPOSITORY
 from orchestrator.knowledge.index import IndexClient
+from tests.knowledge.qdrant_server import QdrantServer
+
+STORES = ["edge", "qdrant"]
 
 
 @dataclass
@@ -57,6 +60,49 @@ def launch() -> Iterator[Launch]:
 
 
 @pytest.fixture(scope="session")
-def index(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> IndexClient:
-    """One index process with the real embedding model, shared by the tests: a collection each."""
-    return launch(tmp_path_factory.mktemp("index")).client
+def qdrant_server() -> Iterator[QdrantServer]:
+    with QdrantServer() as server:
+        yield server
+        assert server.violations == []
+
+
+@pytest.fixture(scope="session", params=STORES)
+def index(
+    request: pytest.FixtureRequest, launch: Launch, tmp_path_factory: pytest.TempPathFactory
+) -> IndexClient:
+    """One index process per vector store, with the real embedding model, shared by the tests: a
+    collection each."""
+    arguments = []
+    if request.param == "qdrant":
+        arguments = ["--qdrant-url", request.getfixturevalue("qdrant_server").url]
+    return launch(tmp_path_factory.mktemp("index"), *arguments).client
+
+
+@dataclass
+class Home:
+    """Where a test's own index process keeps its collections."""
+
+    folder: Path
+    server: QdrantServer | None
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--qdrant-url", self.server.url] if self.server else []
+
+    @property
+    def holds(self) -> list[str]:
+        """Everything that is there, whether it is in use or not."""
+        if self.server:
+            return [note["collection"] for note in self.server.collections.values()]
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+
+
+@pytest.fixture(params=STORES)
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+    folder = tmp_path / "index"
+    if request.param == "edge":
+        yield Home(folder, None)
+        return
+    with QdrantServer() as server:
+        yield Home(folder, server)
+        assert server.violations == []

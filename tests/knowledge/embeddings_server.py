@@ -8,12 +8,19 @@ from typing import Any
 
 
 class EmbeddingsServer:
-    """Serves on a free loopback port while entered. `requests` holds the bodies and keys seen."""
+    """Serves on a free loopback port while entered. `requests` holds the bodies and keys seen,
+    `failing` is the status of the next answers."""
 
     def __init__(self, dimension: int) -> None:
-        self.failing = False
+        self.failing: int | None = None
         self.answer: Any = None
         self.requests: list[tuple[dict[str, Any], str | None]] = []
+        self._dimension = dimension
+        self._port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Listen, on the former port if there was one."""
         served = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -21,12 +28,12 @@ class EmbeddingsServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 served.requests.append((body, self.headers.get("Authorization")))
                 rows = [
-                    {"index": n, "embedding": [b + 1 for b in _digest(text)[:dimension]]}
+                    {"index": n, "embedding": [b + 1 for b in _digest(text)[: served._dimension]]}
                     for n, text in enumerate(body["input"])
                 ]
                 answer = {"data": rows[::-1]} if served.answer is None else served.answer
                 data = json.dumps(answer).encode()
-                self.send_response(500 if served.failing else 200)
+                self.send_response(served.failing or 200)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -34,18 +41,22 @@ class EmbeddingsServer:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        self._port = self._http.server_port
+        self.url = f"http://127.0.0.1:{self._port}/v1"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def __enter__(self) -> "EmbeddingsServer":
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
+
+    def __enter__(self) -> "EmbeddingsServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def _digest(text: str) -> bytes:

@@ -56,7 +56,7 @@ async def test_an_answer_without_embeddings_is_an_error(
 async def test_a_failing_and_an_absent_server_are_told_apart(
     remote: RemoteEmbedder, server: EmbeddingsServer
 ) -> None:
-    server.failing = True
+    server.failing = 500
     with pytest.raises(EngineError, match="answered 500"):
         await remote.embed(["a"])
     absent = RemoteEmbedder("http://127.0.0.1:9/v1", "some-model")

@@ -9,10 +9,10 @@ import pytest
 from contracts.errors import Conflict, StoreError, Unavailable
 from contracts.knowledge import Chunk
 from orchestrator.knowledge import index_process
-from orchestrator.knowledge.collection import HITS_PER_SOURCE
 from orchestrator.knowledge.index import IndexClient
 from orchestrator.knowledge.supervision import IndexProcess
-from tests.knowledge.conftest import Launch
+from orchestrator.knowledge.vector_store import HITS_PER_SOURCE
+from tests.knowledge.conftest import Home, Launch
 from tests.knowledge.embeddings_server import EmbeddingsServer
 
 PASSAGES = {
@@ -25,10 +25,6 @@ PASSAGES = {
 def passage(source: str, text: str, part: int = 0, digest: str = "1") -> Chunk:
     line = part + 1
     return Chunk(source=source, digest=digest, part=part, start_line=line, end_line=line, text=text)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -111,16 +107,17 @@ async def test_concurrent_searches_and_writes_all_succeed(index: IndexClient) ->
 
 
 async def test_what_was_acknowledged_outlives_kill_and_another_model_is_refused_until_rebuilt(
-    launch: Launch, tmp_path: Path
+    launch: Launch, home: Home
 ) -> None:
-    first = launch(tmp_path)
+    first = launch(home.folder, *home.arguments)
     chunks = [passage("a.md", f"Boost note {n}", n) for n in range(40)]
     for start in range(0, 40, 8):
         await first.client.upsert("docs", chunks[start : start + 8])
     first.kill()
 
     with EmbeddingsServer(dimension=8) as server:
-        second = launch(tmp_path, "--embed-url", server.url, "--embed-model", "other").client
+        other = ["--embed-url", server.url, "--embed-model", "other"]
+        second = launch(home.folder, *home.arguments, *other).client
         assert (await second.stats()).collections["docs"].chunks == 40
         with pytest.raises(Conflict, match="all-MiniLM-L6-v2") as refused:
             await second.search("boost")
@@ -132,12 +129,34 @@ async def test_what_was_acknowledged_outlives_kill_and_another_model_is_refused_
         found = (await second.stats()).collections["docs"]
         assert (found.chunks, found.model, found.dimension) == (40, "other", 8)
         assert await second.search("boost")
-        assert names(tmp_path) == ["docs", "lock"]
+        assert home.holds == ["docs"]
 
-        server.failing = True
-        with pytest.raises(Exception, match="answered 500"):
-            await second.search("boost")
-        assert not (await second.stats()).ready
+
+async def test_without_embeddings_documents_are_found_by_their_words_until_they_are_back(
+    launch: Launch, home: Home
+) -> None:
+    with EmbeddingsServer(dimension=8) as server:
+        index = launch(home.folder, *home.arguments, "--embed-url", server.url).client
+        await index.upsert("docs", [passage(name, text) for name, text in PASSAGES.items()])
+        server.stop()
+
+        hits = await index.search("desired manifold pressure", 3)
+        assert [hit.source for hit in hits] == ["boost.md", "faults.md"]
+        assert [hit.score for hit in hits] == [0.5, 0.3333]
+        assert await index.search("nothing that is written there: xyzzy", 3) == []
+        down = await index.stats()
+        assert (down.ready, down.search) == (False, "words")
+        assert down.error
+        assert down.error.code == "embeddings_unavailable"
+        assert server.url in down.error.message
+        with pytest.raises(Unavailable, match=server.url):
+            await index.upsert("docs", [passage("a", "x")])
+
+        server.start()
+        await index.embed(["an answer of the model"])
+        up = await index.stats()
+        assert (up.ready, up.search) == (True, "hybrid")
+        assert len(await index.search("desired manifold pressure", 3)) == 3
 
 
 async def test_it_ends_with_its_parent(launch: Launch, tmp_path: Path) -> None:

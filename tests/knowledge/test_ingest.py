@@ -12,6 +12,8 @@ from orchestrator.knowledge.index import IndexClient
 from orchestrator.knowledge.ingest import Ingest
 from orchestrator.knowledge.retrieval import match, search
 from tests.knowledge.conftest import Launch
+from tests.knowledge.embeddings_server import EmbeddingsServer
+from tests.knowledge.qdrant_server import QdrantServer
 
 Do = Callable[..., Awaitable[IngestJob]]
 
@@ -27,7 +29,7 @@ def samples(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def collection(request: pytest.FixtureRequest) -> str:
-    return str(request.node.name).replace("_", "-")[-60:].strip("-[]")
+    return str(request.node.name).partition("[")[0].replace("_", "-")[-60:].strip("-")
 
 
 @pytest.fixture
@@ -204,6 +206,43 @@ async def test_jobs_wait_for_an_index_that_is_down_and_lose_no_attempt(
     job = await later.job(job_id)
     assert (job.status, job.files, job.attempts) == ("done", 2, 1)
     await later.close()
+
+
+@pytest.mark.parametrize("gone", ["embeddings", "vector store"])
+async def test_a_job_whose_dependency_goes_down_meanwhile_waits_for_it_and_loses_no_attempt(
+    launch: Launch, samples: Path, tmp_path: Path, gone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddingsServer(dimension=8) as embeddings, QdrantServer() as qdrant:
+        part: EmbeddingsServer | QdrantServer = embeddings if gone == "embeddings" else qdrant
+        client = launch(
+            tmp_path / "index", "--embed-url", embeddings.url, "--qdrant-url", qdrant.url
+        ).client
+        loop, given_back = asyncio.get_running_loop(), asyncio.Event()
+
+        class Interrupted(IndexClient):
+            async def upsert(self, collection: str, chunks: list[Chunk]) -> int:
+                if not given_back.is_set():
+                    part.stop()
+                return await super().upsert(collection, chunks)
+
+        lane = Ingest(Interrupted(client._socket), tmp_path / "ingest.db", [samples])
+        release = lane._queue.release
+
+        def give_back(job_id: str, progress: dict[str, object]) -> bool:
+            loop.call_soon_threadsafe(given_back.set)
+            return release(job_id, progress)
+
+        monkeypatch.setattr(lane._queue, "release", give_back)
+        lane.start()
+        job_id = await lane.submit(IngestRequest(path="samples"))
+        async with asyncio.timeout(60):
+            await given_back.wait()
+        part.start()
+        await lane.drain()
+        job = await lane.job(job_id)
+        assert (job.status, job.files, job.chunks, job.attempts) == ("done", 2, 3, 1)
+        await lane.close()
+        assert qdrant.violations == []
 
 
 async def test_a_running_job_goes_back_to_the_queue_when_the_lane_closes(
