@@ -119,8 +119,8 @@ class Compose:
         found: dict[str, Any] = json.loads(self.call("config", "--format", "json"))
         return found
 
-    def containers(self) -> list[Container]:
-        said = self.call("ps", "--all", "--format", "json").strip()
+    def containers(self, timeout_s: float | None = None) -> list[Container]:
+        said = self.call("ps", "--all", "--format", "json", timeout_s=timeout_s).strip()
         rows = json.loads(said) if said.startswith("[") else map(json.loads, said.splitlines())
         return [
             Container(row["Service"], row["State"], row.get("Health", ""), row.get("ExitCode", 0))
