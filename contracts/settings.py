@@ -80,10 +80,18 @@ class Settings(BaseSettings):
     )
     tool_servers_file: Path | None = Field(
         None,
-        description="YAML file of tool servers: `name: {url, token_env}`; default: in this process",
+        description="YAML file of tool servers, `name: {url, token_env, timeout_s}`: the only ones"
+        " there are then, besides the index; default: all of them, in this process",
     )
     policy_file: Path | None = Field(None, description="YAML file: tool name to allow|confirm|deny")
     tool_timeout_s: float = Field(60, gt=0, description="time limit of one tool call, seconds")
+
+    # A tool server as a process of its own: `python -m tools.NAME serve`.
+    tool_host: str = Field("127.0.0.1", description="address that a tool server listens on")
+    tool_port: int = Field(8000, ge=0, le=65535, description="its port; 0 takes a free one")
+    tool_token: SecretStr | None = Field(
+        None, description="bearer key that it asks for, of 16 characters at least"
+    )
 
     # Runs.
     approval_ttl_s: float = Field(86_400, gt=0, description="approvals expire after this, seconds")

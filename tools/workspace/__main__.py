@@ -1,5 +1,6 @@
-"""Take back what apply_patch did.
+"""The workspace tools as a process of their own; and what apply_patch did, taken back.
 
+    python -m tools.workspace serve         # MCP on TOOL_HOST:TOOL_PORT, over WORKSPACE_DIR
     python -m tools.workspace list          # the saved states of STATE_DIR, newest first
     python -m tools.workspace undo NAME     # bring back the files as they were before
 
@@ -8,15 +9,22 @@ NAME is what apply_patch answered as `undo`.
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contracts.errors import VarietError
-from contracts.settings import load_settings
+from contracts.settings import Settings, load_settings
+from tools.serve import run
 from tools.workspace.changes import saved_states, undo
+
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
 
 
 def main(arguments: list[str]) -> int:
     try:
         match arguments:
+            case ["serve"]:
+                return run("workspace", _server)
             case ["list"]:
                 return _list(_undo_dir())
             case ["undo", name]:
@@ -26,6 +34,14 @@ def main(arguments: list[str]) -> int:
         return 1
     print(__doc__, file=sys.stderr)
     return 2
+
+
+def _server(settings: Settings) -> "MCPServer":
+    from tools.workspace.server import server
+
+    return server(
+        [settings.workspace], settings.maps, settings.undo_dir, settings.allow_unsandboxed
+    )
 
 
 def _undo_dir() -> Path:
