@@ -57,7 +57,7 @@ def load_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy({})
     try:
-        rules = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeys) or {}
+        rules = yaml.load(path.read_text("utf-8"), Loader=UniqueKeys) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(
             "bad_policy", f"POLICY_FILE={path} cannot be read: {error}.", "Correct the file."
@@ -93,7 +93,7 @@ def readonly_values(declared: Any) -> dict[str, tuple[str, ...]] | None:
     return {argument: tuple(values) for argument, values in declared.items()}
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """Refuses a key that comes twice: the later one would win silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

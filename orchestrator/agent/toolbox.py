@@ -124,15 +124,18 @@ class Toolbox:
         """Run a tool and return its checked result. Raises ToolError for whatever goes wrong, but
         SessionLost when nobody knows whether a call that changes something took effect."""
         tool = self.tool(name)
+        remote = tool.server.remote
+        own_limit = remote.timeout_s if remote else None
+        timeout_s = own_limit or self._timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 outcome = await tool.server.call(name, arguments)
         except TimeoutError:
             raise ToolError(
                 "tool_timeout",
-                f"{name} did not finish within {self._timeout_s:g} s and was stopped"
+                f"{name} did not finish within {timeout_s:g} s and was stopped"
                 f"{'' if tool.traits.read_only else '; it may have taken effect'}.",
-                "Ask for less, or raise TOOL_TIMEOUT_S.",
+                f"Ask for less, or raise {'its timeout_s' if own_limit else 'TOOL_TIMEOUT_S'}.",
             ) from None
         except SessionLost as error:
             if not tool.traits.read_only:

@@ -13,8 +13,8 @@ from mcp.server import MCPServer
 
 from contracts.errors import ToolError
 from orchestrator.agent import toolservers
+from orchestrator.agent.tool_transport import Remote
 from orchestrator.agent.toolbox import Toolbox
-from orchestrator.agent.toolservers import SessionLost
 from tests.support.hands import Hands, hands
 from tests.support.probe_tools import Probe
 from tests.support.raw_tools import READ, declared, raw_server
@@ -45,23 +45,23 @@ def watched(servers: dict[str, Any], timeout_s: float = 10) -> Watched:
 
 
 @asynccontextmanager
-async def served(server: MCPServer, port: int = 0) -> AsyncIterator[str]:
-    """The server over HTTP; its address."""
+async def served(server: MCPServer, port: int = 0) -> AsyncIterator[Remote]:
+    """The server over HTTP."""
     app = server.streamable_http_app(stateless_http=True)
     config = uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1)
     running = uvicorn.Server(config)
     listener = config.bind_socket()
     task = asyncio.create_task(running.serve(sockets=[listener]))
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        yield Remote(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp")
     finally:
         running.should_exit = True
         await task
         listener.close()
 
 
-def port_of(url: str) -> int:
-    return int(url.split(":")[2].split("/")[0])
+def port_of(remote: Remote) -> int:
+    return int(remote.url.split(":")[2].split("/")[0])
 
 
 async def failure(box: Toolbox, name: str) -> ToolError:
@@ -82,7 +82,8 @@ async def test_a_server_that_is_dead_or_hangs_leaves_the_others_in_use(
     silent = await asyncio.start_server(keep, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     urls = {"dead": "http://127.0.0.1:9/mcp", "silent": f"http://127.0.0.1:{port}/mcp"}
-    async with Toolbox(urls | {"probe": probe.server}, 10) as box:
+    remotes = {name: Remote(url) for name, url in urls.items()}
+    async with Toolbox(remotes | {"probe": probe.server}, 10) as box:
         assert "look" in box.tools
         assert set(box.down) == {"dead", "silent"}
         assert "TaskGroup" not in box.down["dead"]
@@ -110,9 +111,8 @@ async def test_a_server_that_dies_later_is_told_and_comes_back(
         box = watched({"far": url, "probe": probe.server})
         await box.__aenter__()
         assert (await box.call("far_look", {"text": "x"}))["text"] == "x"
-    # Whether a change took effect is not known when the connection breaks; a look had none.
-    with pytest.raises(SessionLost):
-        await box.call("far_change", {"text": "x"})
+    # What cannot be connected has not arrived: a change, too, is known not to have been made.
+    assert (await failure(box, "far_change")).code == "tool_unavailable"
     error = await failure(box, "far_look")
     assert error.code == "tool_unavailable"
     assert "its server far does not answer" in error.message
