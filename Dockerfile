@@ -1,0 +1,126 @@
+# The images of our own programs, one target each: orchestrator, calibration, logs, workspace.
+#
+# BASE_IMAGE may be any Debian that has Python 3.11 or newer with its venv module. All packages
+# come as wheels, so no stage needs a compiler. The images keep Python, what it needs of Debian, a
+# plain shell, and our code: no pip, no package manager, no other interpreter.
+ARG BASE_IMAGE=python:3.12.12-slim-bookworm
+
+# ---- what is left of the base -------------------------------------------------------------------
+FROM ${BASE_IMAGE} AS base
+RUN groupadd --gid 10001 variet \
+ && useradd --uid 10001 --gid variet --home-dir /state --no-create-home --shell /usr/sbin/nologin variet \
+ && install -d -o variet -g variet -m 0750 /state \
+ && rm -rf /etc/apt /usr/lib/apt /var/lib/apt /usr/lib/dpkg /usr/lib/systemd /usr/lib/udev /usr/lib/mime \
+      /usr/lib/*/gconv /usr/lib/*/perl* /usr/lib/*/systemd /usr/lib/*/security /usr/lib/valgrind \
+      /usr/lib/*/libapt* /usr/lib/*/libdb-* /usr/lib/*/libgnutls* /usr/lib/*/libp11* \
+      /usr/share/bash* /usr/share/doc /usr/share/info /usr/share/locale /usr/share/man \
+      /usr/share/perl* /usr/share/python-wheels /usr/local/include /usr/local/share \
+      /var/lib/dpkg/info /var/cache/* /var/log/* \
+ && for lib in /usr/lib/python3.* /usr/local/lib/python3.*; do \
+      (cd "$lib" && rm -rf config-* ensurepip idlelib lib2to3 pydoc_data site-packages test tkinter turtledemo); \
+    done \
+ && find /usr/sbin /usr/local/bin /usr/bin ! -name 'python3*' ! -name sh ! -name dash ! -name env \
+      ! -name cat ! -name id ! -name ls ! -name nologin ! -type d -delete
+
+FROM scratch AS runtime
+COPY --from=base / /
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    LANG=C.UTF-8 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    STATE_DIR=/state
+LABEL org.opencontainers.image.title="Variet" \
+      org.opencontainers.image.licenses="MIT"
+WORKDIR /app
+ENTRYPOINT ["python", "-P", "-m"]
+
+# ---- packages -----------------------------------------------------------------------------------
+FROM ${BASE_IMAGE} AS build
+RUN python3 -m venv /opt/pip \
+ && python3 -m venv --without-pip /opt/venv \
+ && echo /app > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/variet.pth"
+ENV INSTALL="/opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: --no-compile"
+
+# The root file system is read-only and a start should take no time: what it imports, of Python's own
+# modules too, gets its byte code at build time. All packages' would take three times the room.
+COPY <<'EOF' /bytecode.py
+import compileall
+import importlib
+import sys
+
+served = ["contracts.healthcheck", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"]
+for name in [*sys.argv[1:], *served]:
+    importlib.import_module(name)
+loaded = {str(getattr(module, "__file__", "")) for module in sys.modules.values()}
+sources = sorted(path for path in loaded if path.endswith(".py") and path != __file__)
+made = [compileall.compile_file(path, quiet=1) for path in sources]
+sys.exit(not (compileall.compile_dir("/app", quiet=1) and all(made)))
+EOF
+
+FROM build AS server-packages
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements-server.lock,target=/requirements.lock \
+    $INSTALL -r /requirements.lock \
+ && find /opt/venv -depth \( -name tests -o -name f2py -o -name '*.pyi' \) -exec rm -rf {} +
+
+FROM build AS tools-packages
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements-tools.lock,target=/requirements.lock \
+    $INSTALL -r /requirements.lock
+
+# ---- the orchestrator of the hands --------------------------------------------------------------
+FROM runtime AS orchestrator
+LABEL org.opencontainers.image.description="Agent, knowledge and HTTP API"
+COPY --from=server-packages /opt/venv /opt/venv
+COPY contracts /app/contracts
+COPY models/*.py models/manifest.yaml /app/models/
+COPY tools /app/tools
+COPY orchestrator /app/orchestrator
+COPY services/orchestrator /app/services/orchestrator
+RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
+    python -P /bytecode.py orchestrator.__main__ orchestrator.serve orchestrator.embedded \
+      orchestrator.knowledge.index_process langfuse openai.resources.chat psycopg_pool qdrant_client
+ENV BIND_ADDR=0.0.0.0 \
+    PORT=8001
+EXPOSE 8001
+USER 10001:10001
+VOLUME /state
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
+  CMD ["python", "-P", "-m", "contracts.healthcheck", "http://127.0.0.1:8001/ready"]
+CMD ["orchestrator"]
+
+# ---- the tool servers ---------------------------------------------------------------------------
+FROM runtime AS tools
+COPY --from=tools-packages /opt/venv /opt/venv
+COPY contracts /app/contracts
+COPY tools/*.py /app/tools/
+ENV TOOL_HOST=0.0.0.0 \
+    TOOL_PORT=8000
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s --retries=3 \
+  CMD ["python", "-P", "-m", "contracts.healthcheck", "http://127.0.0.1:8000/health"]
+
+FROM tools AS calibration
+LABEL org.opencontainers.image.description="Tools for calibration maps"
+COPY tools/calibration /app/tools/calibration
+RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
+    python -P /bytecode.py tools.calibration.__main__ tools.calibration.server
+USER 10001:10001
+CMD ["tools.calibration", "serve"]
+
+FROM tools AS logs
+LABEL org.opencontainers.image.description="Tools for log files"
+COPY tools/logs /app/tools/logs
+RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
+    python -P /bytecode.py tools.logs.__main__ tools.logs.server
+USER 10001:10001
+CMD ["tools.logs", "serve"]
+
+FROM tools AS workspace
+LABEL org.opencontainers.image.description="Tools for files, patches and tests in the workspace"
+COPY tools/calibration /app/tools/calibration
+COPY tools/workspace /app/tools/workspace
+RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
+    python -P /bytecode.py tools.workspace.__main__ tools.workspace.server pytest
+USER 10001:10001
+CMD ["tools.workspace", "serve"]
