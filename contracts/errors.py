@@ -13,6 +13,7 @@ VarietError
 ├── EngineTimeout         504  the engine did not answer in time
 ├── SettingsError         500  a setting is wrong; raised at start
 └── StoreError            500  the store is damaged, full or of another version
+    └── StoreUnavailable  503  its server does not answer; it may be back in a moment
 """
 
 from typing import Any
@@ -96,3 +97,7 @@ class SettingsError(VarietError):
 
 class StoreError(VarietError):
     status = 500
+
+
+class StoreUnavailable(StoreError):
+    status = 503

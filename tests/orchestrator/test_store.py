@@ -16,6 +16,7 @@ import pytest
 from contracts.errors import NotFound, StoreError
 from orchestrator.store.interface import Journal, Store
 from orchestrator.store.journal import SqliteJournal
+from orchestrator.store.postgres.opening import open_postgres
 from orchestrator.store.records import (
     Addition,
     ApprovalRecord,
@@ -33,18 +34,28 @@ ANSWER = {"role": "assistant", "content": "Hi"}
 FAR = 4e9
 
 
-@pytest.fixture(params=["sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = {"sqlite": lambda: SqliteStore(tmp_path / "variet.db")}[request.param]()
+@pytest.fixture(params=["sqlite", "postgres"])
+async def stores(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Store, Journal]]:
+    opened: tuple[Store, Journal]
+    if request.param == "sqlite":
+        opened = SqliteStore(tmp_path / "variet.db"), SqliteJournal(tmp_path / "journal.db")
+    else:
+        opened = await open_postgres(request.getfixturevalue("database_url"))
     yield opened
-    await opened.close()
+    for one in opened:
+        await one.close()
 
 
-@pytest.fixture(params=["sqlite"])
-async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
-    opened = {"sqlite": lambda: SqliteJournal(tmp_path / "journal.db")}[request.param]()
-    yield opened
-    await opened.close()
+@pytest.fixture
+def store(stores: tuple[Store, Journal]) -> Store:
+    return stores[0]
+
+
+@pytest.fixture
+def journal(stores: tuple[Store, Journal]) -> Journal:
+    return stores[1]
 
 
 def a_thread(owner: str = OWNER, touched: float = 1.0) -> ThreadRecord:

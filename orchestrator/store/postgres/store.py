@@ -1,0 +1,438 @@
+"""The Store on PostgreSQL. Commits are asynchronous; `statements` says how its steps are made."""
+
+import secrets
+import time
+import zlib
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import orjson
+import psycopg
+
+from contracts.chat import RunStatus
+from contracts.errors import NotFound, StoreUnavailable
+from orchestrator.store.postgres import statements as sql
+from orchestrator.store.postgres.connections import Connection, Connections, rows
+from orchestrator.store.postgres.presence import Presence
+from orchestrator.store.records import (
+    Addition,
+    EventBlock,
+    RunRecord,
+    StoredMessage,
+    ThreadRecord,
+)
+
+THREAD_COLUMNS = "id, owner, title, created_at, updated_at"
+UNFINISHED = (
+    "SELECT FROM runs WHERE runs.thread_id = threads.id"
+    " AND runs.status IN ('queued', 'running', 'awaiting_approval')"
+)
+HOUSEKEEPING_S = 60.0
+
+T = TypeVar("T")
+
+
+class PostgresStore:
+    """See `orchestrator.store.interface.Store`. Several processes may share the database."""
+
+    def __init__(self, connections: Connections, durable: Connections) -> None:
+        """`durable` are connections whose commits wait for the disk; closed by their owner."""
+        self._db = connections
+        self._durable = durable
+        self._presence = Presence(connections)
+        # Runs of which nobody told whether the last write was carried out, by their ids.
+        self._doubtful: set[str] = set()
+        self._unborn: dict[str, str | None] = {}
+        self._undriven: dict[str, str] = {}
+
+    # Threads and messages
+
+    async def thread(self, thread_id: str, owner: str | None = None) -> ThreadRecord | None:
+        found = await self._db.read(
+            f"SELECT {THREAD_COLUMNS} FROM threads WHERE id = %(id)s"
+            " AND (%(owner)s::text IS NULL OR owner = %(owner)s)",
+            {"id": thread_id, "owner": owner},
+        )
+        return ThreadRecord(*found[0]) if found else None
+
+    async def threads(
+        self, owner: str, limit: int, before: str | None = None
+    ) -> list[ThreadRecord]:
+        found = await self._db.read(
+            f"SELECT {THREAD_COLUMNS} FROM threads WHERE owner = %(owner)s"
+            " AND (%(before)s::text IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s",
+            {"owner": owner, "before": before, "limit": limit},
+        )
+        return [ThreadRecord(*row) for row in found]
+
+    async def run_ids(self, thread_ids: Sequence[str]) -> list[str]:
+        found = await self._db.read(
+            "SELECT id FROM runs WHERE thread_id = ANY(%(ids)s::text[])", {"ids": list(thread_ids)}
+        )
+        return [row[0] for row in found]
+
+    async def delete_threads(self, thread_ids: Sequence[str]) -> int:
+        deleted = 0
+        for thread_id in thread_ids:
+            deleted += await self._delete_thread(thread_id)
+        return deleted
+
+    async def idle_threads(self, idle_since: float, owner: str | None = None) -> list[str]:
+        found = await self._db.read(
+            "SELECT id FROM threads WHERE updated_at < %(since)s"
+            " AND (%(owner)s::text IS NULL OR owner = %(owner)s)"
+            f" AND NOT EXISTS ({UNFINISHED})",
+            {"since": idle_since, "owner": owner},
+        )
+        return [row[0] for row in found]
+
+    async def messages(self, thread_id: str) -> list[StoredMessage]:
+        found = await self._db.read(
+            "SELECT seq, run_id, body FROM messages WHERE thread_id = %(id)s ORDER BY seq",
+            {"id": thread_id},
+        )
+        return [StoredMessage(seq, run_id, orjson.loads(body)) for seq, run_id, body in found]
+
+    # Runs
+
+    async def create_run(
+        self,
+        run: RunRecord,
+        first: Sequence[dict[str, Any]] = (),
+        thread: ThreadRecord | None = None,
+    ) -> bool:
+        values = {
+            "run": run.id, "thread": run.thread_id, "owner": run.owner, "status": run.status,
+            "request": _text(run.request), "now": run.created_at, "updated": run.updated_at,
+            "process": run.process, "lease": run.lease_until, "progress": _text(run.progress),
+            "write": _token(), "bodies": [_text(body) for body in first],
+        }  # fmt: skip
+        statement = sql.step(sql.RUN_ON_THREAD, bool(first), touch=True)
+        if thread is not None:
+            values |= {"thread_owner": thread.owner, "title": thread.title}
+            values |= {"thread_created": thread.created_at}
+            statement = sql.opening()
+
+        async def create(connection: Connection, again: bool) -> bool:
+            try:
+                done = await rows(connection, statement, values)
+            except psycopg.errors.UniqueViolation:
+                done = []
+            return bool(done) or (again and await _was_written(connection, values))
+
+        try:
+            created = await self._db.write(create)
+        except StoreUnavailable:
+            self._unborn[run.id] = thread.id if thread else None
+            raise
+        if not created and await self.thread(run.thread_id) is None:
+            raise NotFound(
+                "unknown_thread", f"There is no thread {run.thread_id!r}.", "See GET /threads."
+            )
+        return created
+
+    async def run(self, run_id: str, owner: str | None = None) -> RunRecord | None:
+        found = await self._many(
+            "id = %(id)s AND (%(owner)s::text IS NULL OR owner = %(owner)s)",
+            {"id": run_id, "owner": owner},
+        )
+        return found[0] if found else None
+
+    async def runs(self, owner: str, limit: int, before: str | None = None) -> list[RunRecord]:
+        return await self._many(
+            "owner = %(owner)s AND (%(before)s::text IS NULL OR id < %(before)s)"
+            " ORDER BY id DESC LIMIT %(limit)s",
+            {"owner": owner, "before": before, "limit": limit},
+        )
+
+    async def live_run(self, thread_id: str) -> RunRecord | None:
+        found = await self._many(f"thread_id = %(id)s AND status IN {sql.LIVE}", {"id": thread_id})
+        return found[0] if found else None
+
+    async def queued_runs(self, thread_id: str) -> list[RunRecord]:
+        return await self._many(
+            "thread_id = %(id)s AND status = 'queued' ORDER BY id", {"id": thread_id}
+        )
+
+    async def queued_threads(self) -> list[str]:
+        found = await self._db.read("SELECT DISTINCT thread_id FROM runs WHERE status = 'queued'")
+        return [row[0] for row in found]
+
+    async def start_run(
+        self, run_id: str, process: str, lease_until: float, first: Sequence[dict[str, Any]]
+    ) -> bool:
+        statement = sql.step(sql.START, bool(first), touch=False)
+        more = {"bodies": [_text(body) for body in first]}
+        return await self._set_off(statement, run_id, process, lease_until, more)
+
+    async def resume_run(self, run_id: str, process: str, lease_until: float) -> bool:
+        statement = sql.step(sql.RESUME, bodies=False, touch=False)
+        return await self._set_off(statement, run_id, process, lease_until, {})
+
+    async def save_run(self, run_id: str, addition: Addition) -> None:
+        if not await self._step(sql.SAVE, run_id, addition, {}, touch=False):
+            raise NotFound("unknown_run", f"There is no run {run_id!r}.", "See GET /runs.")
+
+    async def settle_run(
+        self,
+        run_id: str,
+        expected: RunStatus,
+        status: RunStatus,
+        addition: Addition,
+        response: dict[str, Any],
+    ) -> bool:
+        more = {
+            "expected": expected, "status": status, "response": _text(response),
+            "now": time.time(),
+        }  # fmt: skip
+        return await self._step(sql.SETTLE, run_id, addition, more, touch=True)
+
+    async def resting_runs(self) -> list[RunRecord]:
+        return await self._many("status = 'awaiting_approval'", {})
+
+    async def request_stop(self, run_id: str) -> None:
+        await self._db.change(
+            "UPDATE runs SET stop_requested = true WHERE id = %(id)s", {"id": run_id}
+        )
+
+    async def renew_leases(self, process: str, until: float) -> list[str]:
+        await self._resolve()
+        found = await self._db.change(
+            "UPDATE runs SET lease_until = %(until)s WHERE process = %(process)s"
+            " AND status = 'running' RETURNING id, stop_requested",
+            {"until": until, "process": process},
+        )
+        return [run_id for run_id, stop in found if stop]
+
+    async def claim_orphans(self, process: str, now: float, until: float) -> list[RunRecord]:
+        await self._presence.hold(process)
+        drivers = await self._db.read(
+            "SELECT DISTINCT process FROM runs WHERE status = 'running'"
+            " AND process <> %(process)s AND lease_until >= %(now)s",
+            {"process": process, "now": now},
+        )
+        gone = await self._presence.gone(row[0] for row in drivers)
+        await self._claim(process, now, until, gone)
+        return await self._many(
+            "status = 'running' AND process = %(process)s", {"process": process}
+        )
+
+    async def claim_expired(self, process: str, now: float, until: float) -> list[RunRecord]:
+        token = await self._claim(process, now, until, [])
+        return await self._many("status = 'running' AND write = %(token)s", {"token": token})
+
+    async def release(self, run_id: str) -> None:
+        await self._db.change("UPDATE runs SET lease_until = 0 WHERE id = %(id)s", {"id": run_id})
+
+    # Event logs and raw exchanges
+
+    async def append_events(self, run_id: str, block: EventBlock) -> None:
+        values = {"run": run_id, **_block(block)}
+        doubtful = run_id in self._doubtful
+
+        async def append(connection: Connection, again: bool) -> None:
+            mend = sql.AGAIN if again or doubtful else ""
+            await rows(connection, sql.EVENTS + mend, values)
+
+        await self._in_doubt(run_id, self._db.write(append))
+
+    async def events(self, run_id: str, after: int) -> list[dict[str, Any]]:
+        found = await self._db.read(
+            "SELECT body FROM events WHERE run_id = %(id)s AND last > %(after)s::bigint"
+            " ORDER BY first",
+            {"id": run_id, "after": after},
+        )
+        blocks = (orjson.loads(zlib.decompress(row[0])) for row in found)
+        return [event for block in blocks for event in block if event["id"] > after]
+
+    async def last_event(self, run_id: str) -> int:
+        found = await self._db.read(
+            "SELECT coalesce(max(last), 0) FROM events WHERE run_id = %(id)s", {"id": run_id}
+        )
+        return int(found[0][0])
+
+    async def add_exchange(self, run_id: str, request: bytes, response: bytes, ms: float) -> None:
+        values = {
+            "run": run_id, "request": zlib.compress(request, 1),
+            "response": zlib.compress(response, 1), "ms": float(ms), "write": _token(),
+        }  # fmt: skip
+
+        async def add(connection: Connection, again: bool) -> None:
+            try:
+                await rows(connection, sql.EXCHANGE, values)
+            except psycopg.errors.UniqueViolation:
+                if not again:
+                    raise
+
+        await self._db.write(add)
+
+    async def exchanges(self, run_id: str) -> list[tuple[int, bytes, bytes, float]]:
+        found = await self._db.read(
+            "SELECT n, request, response, ms FROM exchanges WHERE run_id = %(id)s ORDER BY n",
+            {"id": run_id},
+        )
+        return [(n, zlib.decompress(a), zlib.decompress(b), ms) for n, a, b, ms in found]
+
+    async def prune_exchanges(self, keep_runs: int) -> None:
+        await self._db.change(
+            "DELETE FROM exchanges WHERE run_id NOT IN"
+            " (SELECT id FROM runs ORDER BY id DESC LIMIT %(keep)s)",
+            {"keep": keep_runs},
+            HOUSEKEEPING_S,
+        )
+
+    # The database
+
+    async def checkpoint(self) -> None:
+        """PostgreSQL makes its own."""
+
+    async def sync(self) -> None:
+        # A commit that waits for the disk takes every commit before it there; a transaction that
+        # has an id is committed, even if it changed nothing.
+        await self._durable.change("SELECT pg_current_xact_id()")
+
+    async def close(self) -> None:
+        await self._db.close()
+
+    # Statements that others are made of
+
+    async def _many(self, where: str, values: Mapping[str, Any]) -> list[RunRecord]:
+        found = await self._db.read(f"SELECT {sql.RUN_COLUMNS} FROM runs WHERE {where}", values)
+        return [_run(row) for row in found]
+
+    async def _step(
+        self, change: str, run_id: str, addition: Addition, more: Mapping[str, Any], touch: bool
+    ) -> bool:
+        values = {
+            "run": run_id, "write": _token(), "progress": _text(addition.progress),
+            "bodies": [_text(body) for body in addition.bodies], **more,
+        }  # fmt: skip
+        if addition.events is not None:
+            values |= _block(addition.events)
+        bodies, events = bool(addition.bodies), addition.events is not None
+        doubtful = run_id in self._doubtful
+
+        async def take(connection: Connection, again: bool) -> bool:
+            statement = sql.step(change, bodies, touch, events, again or doubtful)
+            done = await rows(connection, statement, values)
+            return bool(done) or (again and await _was_written(connection, values))
+
+        return await self._in_doubt(run_id, self._db.write(take))
+
+    async def _set_off(
+        self,
+        statement: str,
+        run_id: str,
+        process: str,
+        lease_until: float,
+        more: Mapping[str, Any],
+    ) -> bool:
+        values = {
+            "run": run_id, "process": process, "lease": lease_until, "now": time.time(),
+            "write": _token(), **more,
+        }  # fmt: skip
+
+        async def set_off(connection: Connection, again: bool) -> bool:
+            try:
+                done = await rows(connection, statement, values)
+            except psycopg.errors.UniqueViolation:
+                return False
+            return bool(done) or (again and await _was_written(connection, values))
+
+        try:
+            return await self._db.write(set_off)
+        except StoreUnavailable:
+            self._undriven[run_id] = values["write"]
+            raise
+
+    async def _claim(self, process: str, now: float, until: float, gone: list[str]) -> str:
+        """Take over what runs under an expired lease or for a process that is gone; the token."""
+        token = _token()
+        await self._db.change(
+            "UPDATE runs SET process = %(process)s, lease_until = %(until)s, write = %(token)s,"
+            " recoveries = recoveries + (lease_until > 0)::int WHERE id IN"
+            " (SELECT id FROM runs WHERE status = 'running' AND process <> %(process)s"
+            " AND (lease_until < %(now)s OR process = ANY(%(gone)s::text[]))"
+            " FOR UPDATE SKIP LOCKED)",
+            {"process": process, "until": until, "now": now, "gone": gone, "token": token},
+        )
+        return token
+
+    async def _delete_thread(self, thread_id: str) -> int:
+        values = {"id": thread_id}
+
+        async def delete(connection: Connection, again: bool) -> int:
+            # Locked first: who wants to create a run there has done so by then, and is seen, or
+            # waits and finds no thread.
+            async with connection.transaction():
+                await rows(connection, "SELECT FROM threads WHERE id = %(id)s FOR UPDATE", values)
+                deleted = await rows(
+                    connection,
+                    f"DELETE FROM threads WHERE id = %(id)s AND NOT EXISTS ({UNFINISHED})"
+                    " RETURNING id",
+                    values,
+                )
+            return len(deleted)
+
+        return await self._db.write(delete, HOUSEKEEPING_S)
+
+    # Writes of which nobody was told whether they were carried out
+
+    async def _in_doubt(self, run_id: str, write: Coroutine[Any, Any, T]) -> T:
+        try:
+            result = await write
+        except StoreUnavailable:
+            self._doubtful.add(run_id)
+            raise
+        self._doubtful.discard(run_id)
+        return result
+
+    async def _resolve(self) -> None:
+        """Runs that were perhaps created or set off although the caller was told otherwise, and
+        which nobody drives therefore: the first are taken back, the others given up for anybody
+        to claim."""
+        for run_id, thread_id in list(self._unborn.items()):
+            await self._db.change(
+                "WITH said AS (DELETE FROM messages WHERE run_id = %(run)s),"
+                " run AS (DELETE FROM runs WHERE id = %(run)s)"
+                " DELETE FROM threads WHERE id = %(thread)s::text",
+                {"run": run_id, "thread": thread_id},
+            )
+            del self._unborn[run_id]
+        for run_id, token in list(self._undriven.items()):
+            await self._db.change(
+                "UPDATE runs SET process = '', lease_until = 0 WHERE id = %(run)s"
+                " AND status = 'running' AND write = %(token)s",
+                {"run": run_id, "token": token},
+            )
+            del self._undriven[run_id]
+
+
+async def _was_written(connection: Connection, values: Mapping[str, Any]) -> bool:
+    """Whether it was this very write that was carried out, before the connection broke."""
+    found = await rows(
+        connection, "SELECT FROM runs WHERE id = %(run)s AND write = %(write)s", values
+    )
+    return bool(found)
+
+
+def _block(block: EventBlock) -> dict[str, Any]:
+    body = zlib.compress(orjson.dumps(block.events), 1)
+    return {"first": block.first, "last": block.last, "block": body}
+
+
+def _run(row: tuple[Any, ...]) -> RunRecord:
+    (run_id, thread_id, owner, status, request, created, updated, process, lease, stop,
+     recoveries, progress, response) = row  # fmt: skip
+    return RunRecord(
+        run_id, thread_id, owner, status, orjson.loads(request), created, updated, process, lease,
+        stop, recoveries, orjson.loads(progress), orjson.loads(response) if response else None,
+    )  # fmt: skip
+
+
+def _text(value: dict[str, Any]) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _token() -> str:
+    return secrets.token_hex(8)
