@@ -73,9 +73,9 @@ class EdgeStore:
         return self._opened().get(name)
 
     async def create(self, name: str, model: str, dimension: int) -> Collection:
-        made = EdgeCollection.create(self._folder / name, name, model, dimension)
-        self._opened()[name] = made
-        return made
+        opened = self._opened()
+        opened[name] = EdgeCollection.create(self._folder / name, name, model, dimension)
+        return opened[name]
 
     async def begin(self, name: str, model: str, dimension: int) -> Collection:
         return EdgeCollection.create(self._folder / f"{name}{_NEW}", name, model, dimension)

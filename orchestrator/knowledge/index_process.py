@@ -76,7 +76,7 @@ def _store(arguments: argparse.Namespace) -> "VectorStore":
 
         return EdgeStore(arguments.path)
     require_qdrant_client()
-    from orchestrator.knowledge.qdrant import QdrantStore
+    from orchestrator.knowledge.qdrant.store import QdrantStore
 
     return QdrantStore(arguments.qdrant_url, os.environ.get("QDRANT_API_KEY"))
 

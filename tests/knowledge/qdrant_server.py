@@ -50,9 +50,12 @@ class QdrantServer:
         self.version = "1.20.0"
         self.requests: list[tuple[str, str, Any]] = []
         self.violations: list[str] = []
-        # What the next requests get instead of an answer: a status, or silence until released.
+        # What the next requests get instead of an answer: a status, or silence.
         self.failing: int | None = None
         self.silent = False
+        # Breaks down at the request of this number, counted from 0, before or after doing it.
+        self.breaks_at: int | None = None
+        self.breaks_after_doing = False
         self._released = threading.Event()
         self._key = key
         self._lock = threading.Lock()
@@ -123,18 +126,25 @@ class QdrantServer:
 
     def _take(self, method: str, target: str, body: Any, key: str | None) -> tuple[int, Any]:
         parts = urlsplit(target)
+        number = len(self.requests)
         self.requests.append((method, parts.path, body))
         if self._key is not None and key != self._key:
             return 401, _refusal("Must provide an API key or an Authorization bearer token")
-        if self.failing:
-            return self.failing, _refusal("Service internal error")
-        found = _operation(method.lower(), parts.path)
+        broken = self.breaks_at is not None and number >= self.breaks_at
+        last = number == self.breaks_at and self.breaks_after_doing
+        if self.failing or (broken and not last):
+            return self.failing or 500, _refusal("Service internal error")
+        status, answer = self._do(method, parts.path, parts.query, body)
+        return (500, _refusal("lost")) if broken else (status, answer)
+
+    def _do(self, method: str, path: str, query: str, body: Any) -> tuple[int, Any]:
+        found = _operation(method.lower(), path)
         if found is None:
-            self.violations.append(f"{method} {parts.path} is no operation")
+            self.violations.append(f"{method} {path} is no operation")
             return 404, _refusal("no such path")
         described, template, name = found
         said = f"{method} {template}"
-        self.violations += _errors(described["query"], _typed(parts.query), f"{said} query")
+        self.violations += _errors(described["query"], _typed(query), f"{said} query")
         if described["body"] is not None:
             self.violations += _errors(described["body"], body, f"{said} body")
         elif body is not None:
