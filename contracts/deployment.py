@@ -31,7 +31,7 @@ class Deployment(BaseSettings):
     # This host.
     variet_role: Role | None = Field(None, description="what this host is; `variet init` sets it")
     variet_preset: str | None = Field(
-        None, description="hardware preset, a file of models/hosts", json_schema_extra=BRAIN
+        None, description="the brain's hardware preset, a file of models/hosts"
     )
     compose_file: str | None = Field(None, description="the stack's file, by role")
     compose_profiles: str | None = Field(None, description="parts of the stack that run here")
@@ -48,6 +48,12 @@ class Deployment(BaseSettings):
     )
     variet_uid: int = Field(1000, description="user that owns the workspace folder and the state")
     variet_gid: int = Field(1000, description="group of that user")
+    variet_tag: str = Field("dev", description="tag of our own images", json_schema_extra=HANDS)
+    base_image: str | None = Field(
+        None,
+        description="Debian with Python that our images are built on; default: the Dockerfile's",
+        json_schema_extra=HANDS,
+    )
 
     # The brain's engines.
     gateway_api_key: SecretStr | None = Field(
@@ -73,6 +79,17 @@ class Deployment(BaseSettings):
     engine_memory: str = Field(
         "16g", description="main memory that an engine may take", json_schema_extra=BRAIN
     )
+    engine_cpus: float = Field(
+        2, gt=0, description="processor cores that an engine may take", json_schema_extra=BRAIN
+    )
+    embed_memory: str = Field(
+        "6g",
+        description="main memory that an embeddings or reranking server may take",
+        json_schema_extra=BRAIN,
+    )
+    engine_cpus: float = Field(
+        2, gt=0, description="processor cores that an engine may use", json_schema_extra=BRAIN
+    )
     vllm_model: str | None = Field(
         None, description="repository on the hub that vLLM serves", json_schema_extra=BRAIN
     )
@@ -94,11 +111,26 @@ class Deployment(BaseSettings):
         description="embeddings image: `tei-…` of services/images.yaml",
         json_schema_extra=BRAIN,
     )
+    embed_memory: str = Field(
+        "6g",
+        description="main memory that embeddings and reranking may take each",
+        json_schema_extra=BRAIN,
+    )
     tei_model: str | None = Field(
         None, description="repository on the hub that TEI embeds with", json_schema_extra=BRAIN
     )
+    tei_revision: str = Field(
+        "main", description="its commit, tag or branch", json_schema_extra=BRAIN
+    )
+    tei_revision: str = Field("main", description="its commit on the hub", json_schema_extra=BRAIN)
     rerank_model: str | None = Field(
         None, description="repository on the hub that TEI reranks with", json_schema_extra=BRAIN
+    )
+    rerank_revision: str = Field(
+        "main", description="its commit, tag or branch", json_schema_extra=BRAIN
+    )
+    rerank_revision: str = Field(
+        "main", description="its commit on the hub", json_schema_extra=BRAIN
     )
     hf_home: Path = Field(
         Path("data/state/hub"),
@@ -128,6 +160,12 @@ class Deployment(BaseSettings):
     langfuse_port: int = Field(3000, description="Langfuse's port", json_schema_extra=HANDS)
     langfuse_s3_port: int = Field(
         8333, description="port of its media store, for browsers", json_schema_extra=HANDS
+    )
+    langfuse_internal_url: str | None = Field(
+        None,
+        description="Langfuse's address for the orchestrator's container, `http://langfuse-web:3000`"
+        " where its profile is selected; default: LANGFUSE_BASE_URL",
+        json_schema_extra=HANDS,
     )
     langfuse_admin_email: str = Field(
         "admin@variet.local", description="first user of Langfuse", json_schema_extra=HANDS
