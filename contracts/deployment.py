@@ -80,14 +80,6 @@ class Deployment(BaseSettings):
         "16g", description="main memory that an engine may take", json_schema_extra=BRAIN
     )
     engine_cpus: float = Field(
-        2, gt=0, description="processor cores that an engine may take", json_schema_extra=BRAIN
-    )
-    embed_memory: str = Field(
-        "6g",
-        description="main memory that an embeddings or reranking server may take",
-        json_schema_extra=BRAIN,
-    )
-    engine_cpus: float = Field(
         2, gt=0, description="processor cores that an engine may use", json_schema_extra=BRAIN
     )
     vllm_model: str | None = Field(
@@ -119,15 +111,9 @@ class Deployment(BaseSettings):
     tei_model: str | None = Field(
         None, description="repository on the hub that TEI embeds with", json_schema_extra=BRAIN
     )
-    tei_revision: str = Field(
-        "main", description="its commit, tag or branch", json_schema_extra=BRAIN
-    )
     tei_revision: str = Field("main", description="its commit on the hub", json_schema_extra=BRAIN)
     rerank_model: str | None = Field(
         None, description="repository on the hub that TEI reranks with", json_schema_extra=BRAIN
-    )
-    rerank_revision: str = Field(
-        "main", description="its commit, tag or branch", json_schema_extra=BRAIN
     )
     rerank_revision: str = Field(
         "main", description="its commit on the hub", json_schema_extra=BRAIN
