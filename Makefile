@@ -6,6 +6,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ASK ?= Summarize anomalies in boost_target map
 ONLY ?=
 ARGS ?=
+# This host's settings. Another file, another role: make up ENV_FILE=brain.env
+ENV_FILE := $(or $(VARIET_ENV_FILE),.env)
+S ?=
+FILE ?=
+WAIT ?= 1800
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes
@@ -16,14 +21,91 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 LEFT_OUT := $(addprefix --no-emit-package ,filelock fsspec hf-xet huggingface-hub iniconfig \
 	markdown-it-py mdurl pluggy pygments pytest rich shellingham tqdm typer xllamacpp zstandard)
 PACKAGES := contracts models tools services orchestrator cli tests
+COMPOSE := docker compose --env-file $(ENV_FILE)
 export ASK
+export VARIET_ENV_FILE := $(ENV_FILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help env dev demo run test nightly lint types bench docs lock clean
+.PHONY: help env dev demo run test test-stack nightly lint types bench docs lock clean \
+	host init up down restart logs ps smoke doctor models pull update backup restore
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+##@ On one machine, without Docker
+demo:  ## ask one question with everything on this machine (ASK="..." asks another)
+	@start=`date +%s`; $(MAKE) -s --no-print-directory env && \
+	  VARIET_INSTALL_SECONDS=$$((`date +%s` - start)) $(BIN)/variet demo -- "$$ASK"
+
+run: env  ## start the whole stack in the foreground; Ctrl-C stops it
+	@$(BIN)/variet run
+
+##@ On either host of two, by the role in .env (ENV_FILE=... names another file)
+init: env  ## give this host its role, and write .env (ARGS="--role hands")
+	@$(BIN)/variet init $(ARGS)
+
+up: host  ## build and start the stack of this host, and wait until it is healthy (S=service)
+	@start=`date +%s`; \
+	if $(COMPOSE) up --detach --build --wait --wait-timeout $(WAIT) --remove-orphans $(S); then \
+	  $(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'; \
+	  echo "Healthy after $$((`date +%s` - start)) s. Next: make smoke"; \
+	else \
+	  $(COMPOSE) ps --all --format 'table {{.Service}}\t{{.Status}}'; \
+	  echo "The stack is not healthy. See: make logs S=NAME, make doctor" >&2; exit 1; \
+	fi
+
+down: host  ## stop the stack and remove its containers; its data stays
+	@$(COMPOSE) --profile '*' down --remove-orphans
+
+restart: host  ## make the containers anew, with the settings of now (S=service)
+	@$(COMPOSE) up --detach --wait --wait-timeout $(WAIT) --force-recreate $(if $(S),--no-deps) $(S)
+
+logs: host  ## follow the logs (S=service); Ctrl-C ends that
+	@$(COMPOSE) logs --follow --tail 200 $(S)
+
+ps: host  ## list the containers
+	@$(COMPOSE) ps --all --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
+
+smoke: env  ## try once what this host promises; a table (ARGS=--json)
+	@$(BIN)/variet smoke $(ARGS)
+
+doctor: env  ## look at each part, and say how to mend it (ARGS=--json)
+	@$(BIN)/variet doctor $(ARGS)
+
+models: env  ## list the models, and which are here; fetch one: .venv/bin/variet models pull NAME
+	@$(BIN)/variet models list $(ARGS)
+
+pull: host  ## fetch the images of others
+	@$(COMPOSE) pull --ignore-buildable $(S)
+
+update: host  ## fetch images, build ours anew from this folder, and start what changed
+	@$(COMPOSE) pull --ignore-buildable
+	@$(COMPOSE) build $(if $(BASE_IMAGE),,--pull)
+	@$(MAKE) -s --no-print-directory up
+
+backup: env  ## write state, databases, index and settings into one archive (FILE=name.tar)
+	@$(BIN)/variet backup $(ARGS) $(FILE)
+
+restore: env  ## put a backup in the place of what is here (FILE=name.tar)
+	@test -n "$(FILE)" || { echo "Which one? make restore FILE=variet-backup-DATE.tar" >&2; exit 2; }
+	@$(BIN)/variet restore $(FILE)
+
+clean:  ## remove environment, caches and containers; data/state, volumes and .env stay
+	@if test -f $(ENV_FILE) && command -v docker >/dev/null && docker info >/dev/null 2>&1; then \
+	  $(COMPOSE) --profile '*' down --remove-orphans; \
+	  echo "Kept volumes: `docker volume ls -q --filter name=^variet- | paste -sd' ' -`"; fi
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Kept: data/state, $(ENV_FILE). What make needs it makes again."
+
+host:
+	@command -v docker >/dev/null || { echo "There is no docker on this host." \
+	  "Install Docker Engine with its Compose plugin: https://docs.docker.com/engine/install/" >&2; exit 1; }
+	@test -f $(ENV_FILE) || { echo "$(ENV_FILE) is missing: this host has no role yet." \
+	  "Give it one: make init" >&2; exit 1; }
+
+##@ To work on Variet
 # A copy of the lock inside the environment is the stamp: `variet doctor` compares the two.
 env: $(VENV)/requirements.lock  ## make the environment .venv from requirements.lock
 dev: $(VENV)/requirements-dev.lock  ## add what test, lint, types and lock need
@@ -51,12 +133,8 @@ $(VENV)/requirements-dev.lock: requirements-dev.lock $(VENV)/requirements.lock
 	@$(INSTALL) -r requirements-dev.lock
 	@cp requirements-dev.lock $@
 
-demo:  ## ask one question with everything on this machine (ASK="..." asks another)
-	@start=`date +%s`; $(MAKE) -s --no-print-directory env && \
-	  VARIET_INSTALL_SECONDS=$$((`date +%s` - start)) $(BIN)/variet demo -- "$$ASK"
-
-run: env  ## start the whole stack in the foreground; Ctrl-C stops it
-	@$(BIN)/variet run
+test-stack: dev  ## run the tests that build images and start both stacks; they need Docker
+	@$(BIN)/python -m pytest -rs -m stack $(ARGS)
 
 test: dev  ## run every test that needs no root, Docker or network (ARGS="-k name")
 	@$(BIN)/python -m pytest -rs $(ARGS)
@@ -84,7 +162,3 @@ lock: dev  ## lock the dependencies of pyproject.toml (UPGRADE=1 takes the newes
 	@$(COMPILE) -c requirements.lock --group tools -o requirements-tools.lock
 	@$(COMPILE) -c requirements.lock -c requirements-server.lock --extra dev --extra server pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) -c requirements.lock --extra train pyproject.toml -o requirements-train.lock
-
-clean:  ## remove the environment and caches; data/state stays
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

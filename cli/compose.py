@@ -2,10 +2,11 @@
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from cli.text import exact
 from contracts.deployment import Deployment, load_deployment
@@ -13,6 +14,11 @@ from contracts.errors import SettingsError, Unavailable, VarietError
 from contracts.settings import REPOSITORY, correct_it, env_file
 
 CALL_TIMEOUT_S = 120.0
+BLOCK = 1 << 20
+
+
+class Sink(Protocol):
+    def write(self, data: bytes, /) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -82,33 +88,50 @@ class Compose:
             raise failed(words, done.returncode, done.stderr)
         return done.stdout.decode("utf-8", "replace")
 
+    def read(self, *words: str, into: "Sink") -> None:
+        """Run, and pass on its standard output as it comes."""
+        with self._process(words, subprocess.DEVNULL) as process:
+            assert process.stdout
+            while block := process.stdout.read(BLOCK):
+                into.write(block)
+
+    def feed(self, *words: str, source: IO[bytes]) -> str:
+        """Run with a stream as its standard input; its standard output."""
+        with self._process(words, subprocess.PIPE) as process:
+            assert process.stdin
+            assert process.stdout
+            # Who ends without reading it all has said why on standard error.
+            with suppress(BrokenPipeError):
+                while block := source.read(BLOCK):
+                    process.stdin.write(block)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            said = process.stdout.read()
+        return said.decode("utf-8", "replace")
+
     @contextmanager
-    def process(
-        self, *words: str, stdin: IO[bytes] | int | None = None
-    ) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run beside the body, which reads its standard output or writes to its standard input.
-        Raises afterwards when it has failed; killed when the body does."""
-        try:
-            process = subprocess.Popen(
-                [*self._words, *words],
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        except FileNotFoundError as error:
-            raise no_docker() from error
-        with process:
+    def _process(self, words: tuple[str, ...], stdin: int) -> Iterator["subprocess.Popen[bytes]"]:
+        """Raises afterwards when it has failed; killed when the body raises."""
+        with tempfile.TemporaryFile() as errors:
             try:
-                yield process
-                _, said = process.communicate(timeout=CALL_TIMEOUT_S)
-            except BrokenPipeError:
-                _, said = process.communicate(timeout=CALL_TIMEOUT_S)
-            except BaseException:  # boundary: nobody reads from it or writes to it any more
-                process.kill()
-                raise
-        if process.returncode:
-            raise failed(words, process.returncode, said)
+                process = subprocess.Popen(
+                    [*self._words, *words],
+                    cwd=REPOSITORY,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                )
+            except FileNotFoundError as error:
+                raise no_docker() from error
+            with process:
+                try:
+                    yield process
+                except BaseException:  # boundary: nobody reads from it or writes to it any more
+                    process.kill()
+                    raise
+            if process.returncode:
+                errors.seek(0)
+                raise failed(words, process.returncode, errors.read())
 
     def services(self) -> list[str]:
         """Those of the profiles that are selected."""

@@ -190,6 +190,58 @@ def smoke(url: Url = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def backup(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            show_default=False,
+            help="Archive to write. [default: variet-backup-DATE.tar]",
+        ),
+    ] = None,
+    without_secrets: Annotated[
+        bool, typer.Option("--without-secrets", help="Leave .env out.")
+    ] = False,
+) -> None:
+    """Write all that this host would miss into one archive: state, databases, index, settings.
+
+    The embedded stack may go on meanwhile. On the workstation the orchestrator lets its runs end,
+    is stopped for the time of the copy, and started again.
+
+    \b
+    Examples:
+      variet backup
+      variet backup /mnt/usb/variet.tar
+      variet backup --without-secrets
+    """
+    from rich.console import Console
+
+    from cli.backup.command import backup as save
+
+    save(file, not without_secrets, Console())
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Archive of variet backup.")],
+) -> None:
+    """Put a backup in the place of what this host has now.
+
+    The archive is verified first, part by part. What is replaced is kept aside until everything
+    is in place, and comes back if anything fails. A .env that is there is kept.
+
+    \b
+    Examples:
+      variet restore variet-backup-20261121-093000.tar
+    """
+    from rich.console import Console
+
+    from cli.backup.command import restore as put_back
+
+    put_back(file, Console())
+
+
+@app.command()
 def ingest(
     path: Annotated[
         Path | None,

@@ -133,11 +133,12 @@ class _Work:
         if asked.id not in [one["id"] for one in client.get("/approvals")["items"]]:
             raise Failed(f"Approval {asked.id} is not in the list.", "Try: variet approvals list")
         decision = {"decision": "reject", "comment": "the smoke test", "wait": True}
-        client.post(f"/approvals/{asked.id}", decision)
+        response = ChatResponse.model_validate(client.post(f"/approvals/{asked.id}", decision))
         if asked.id in [one["id"] for one in client.get("/approvals")["items"]]:
             raise Failed(f"Approval {asked.id} is rejected, but pending still.", "Report it.")
-        if self._exists():
-            raise Failed(f"The rejected call wrote {FILE} all the same.", "A defect: report it.")
+        done = [call.status for call in response.tool_calls if call.id == asked.tool_call_id]
+        if done != ["rejected"] or (self._settings.workspace / FILE).exists():
+            raise Failed(f"The rejected call is {done}, or wrote {FILE}.", "A defect: report it.")
         return f"{asked.tool} waited ({asked.reason}), was rejected, and wrote nothing"
 
     def trace(self) -> str:
@@ -150,14 +151,6 @@ class _Work:
         for thread in self._threads:
             with suppress(VarietError):
                 self._client.delete(f"/threads/{thread}")
-
-    def _exists(self) -> bool:
-        listed = self._client.post(
-            "/tools/execute",
-            {"name": "file_operations", "arguments": {"operation": "list", "path": "."}},
-        )
-        entries: list[dict[str, Any]] = listed["result"]["entries"]
-        return FILE in [one["name"] for one in entries]
 
 
 def _brain(settings: Settings) -> str:

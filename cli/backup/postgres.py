@@ -1,0 +1,89 @@
+"""The databases of the stack's PostgreSQL, through its own container and its own tools."""
+
+import re
+from collections.abc import Callable
+
+from cli.backup.archive import Reader, Writer
+from cli.backup.manifest import Part
+from cli.compose import Compose
+from contracts.errors import BadRequest, Unavailable
+
+SERVICE = "postgres"
+USER = "variet"
+DUMP_TIMEOUT_S = 3_600.0
+NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+THEIRS = "SELECT datname, pg_get_userbyid(datdba) FROM pg_database WHERE NOT datistemplate" + (
+    " AND datname <> 'postgres' AND datname !~ '_(restoring|replaced)$' ORDER BY datname"
+)
+
+
+def save(writer: Writer, compose: Compose) -> None:
+    """Add a dump of each database, in pg_dump's custom format (compressed)."""
+    for row in _query(compose, "postgres", THEIRS).splitlines():
+        database, owner = row.split("|")
+        words = ("exec", "-T", SERVICE, "pg_dump", "-U", USER, "-Fc", "--dbname", database)
+        name, more = f"postgres/{database}.dump", {"owner": owner}
+        with writer.part(name, "database", database, more) as sink:
+            compose.read(*words, into=sink)
+
+
+def check(part: Part) -> None:
+    if not (NAME.fullmatch(part.of) and NAME.fullmatch(part.more.get("owner", ""))):
+        raise BadRequest(
+            "backup_damaged",
+            f"{part.name} names the database {part.of!r} of {part.more.get('owner')!r}."
+            " Nothing was changed.",
+            "Use another backup.",
+        )
+
+
+def restore(reader: Reader, part: Part, compose: Compose) -> Callable[[], None]:
+    """Put the dump in the place of the database, which is kept under another name. Returns what
+    puts it back. When the dump cannot be read, the database is as it was."""
+    name, owner = part.of, part.more["owner"]
+    coming, aside = f"{name}_restoring", f"{name}_replaced"
+    for former in (coming, aside):
+        _query(compose, "postgres", f'DROP DATABASE IF EXISTS "{former}" WITH (FORCE)')
+    _query(compose, "postgres", f'CREATE DATABASE "{coming}" OWNER "{owner}" TEMPLATE template0')
+    words = ("exec", "-T", SERVICE, "pg_restore", "-U", USER, "--exit-on-error", "-d", coming)
+    with reader.open(part) as content:
+        compose.feed(*words, source=content)
+    there = _query(compose, "postgres", f"SELECT 1 FROM pg_database WHERE datname = '{name}'")
+    if there.strip():
+        _rename(compose, name, aside)
+    _rename(compose, coming, name)
+
+    def undo() -> None:
+        if there.strip():
+            _rename(compose, name, coming)
+            _rename(compose, aside, name)
+
+    return undo
+
+
+def settle(part: Part, compose: Compose) -> None:
+    for former in (f"{part.of}_restoring", f"{part.of}_replaced"):
+        _query(compose, "postgres", f'DROP DATABASE IF EXISTS "{former}" WITH (FORCE)')
+
+
+def _rename(compose: Compose, old: str, new: str) -> None:
+    _query(
+        compose,
+        "postgres",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{old}'",
+    )
+    _query(compose, "postgres", f'ALTER DATABASE "{old}" RENAME TO "{new}"')
+
+
+def _query(compose: Compose, database: str, sql: str) -> str:
+    words = ("psql", "-U", USER, "-d", database, "-v", "ON_ERROR_STOP=1", "-qAtc", sql)
+    return compose.call("exec", "-T", SERVICE, *words)
+
+
+def version(compose: Compose, sql: str) -> int | None:
+    """A number that the database `variet` tells, None when it has no such table."""
+    try:
+        said = _query(compose, "variet", sql).strip()
+    except Unavailable:
+        return None
+    return int(said) if said.isdigit() else None

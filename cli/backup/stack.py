@@ -1,0 +1,139 @@
+"""The workstation's containers: what of them is saved, and how it is put back as a whole.
+
+The orchestrator is stopped meanwhile, which lets its runs end first; then databases, volumes and
+collections belong together. Everything that a restore replaces is kept beside it until all of it
+is in place; then it goes, or, when anything failed, comes back.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cli.backup import postgres, qdrant, state, volumes
+from cli.backup.archive import Reader, Writer
+from cli.backup.manifest import Part
+from cli.compose import Compose
+from contracts.errors import BadRequest, VarietError
+
+# They write to what is copied, and are stopped in this order. READERS have folders of the host
+# mounted, which a restore replaces.
+WRITERS = ("langfuse-web", "langfuse-worker", "orchestrator", "workspace")
+READERS = ("calibration", "logs")
+STORES = ("postgres", "qdrant")
+START_TIMEOUT_S = 900.0
+Tell = Callable[[str], None]
+Undo = Callable[[], object]
+
+NOT_SAVED = {
+    "langfuse-web": "Langfuse's traces and media (its users, projects and keys are in)",
+    "searxng": "SearXNG's cache",
+    "redis": "Redis: work that was queued",
+}
+
+
+class Stack:
+    """The containers of this host, and a way to say what is going on."""
+
+    def __init__(self, compose: Compose, state_dir: Path, tell: Tell) -> None:
+        self._compose = compose
+        self._state_dir = state_dir
+        self._tell = tell
+        self._services = compose.services()
+        self._volumes = volumes.volumes(compose.configuration())
+
+    @property
+    def left_out(self) -> list[str]:
+        return [text for name, text in NOT_SAVED.items() if name in self._services]
+
+    def save(self, writer: Writer) -> None:
+        with self._quiet(STORES):
+            self._tell("databases")
+            postgres.save(writer, self._compose)
+            for volume in self._volumes:
+                self._tell(f"volume {volume.name}")
+                volumes.save(writer, self._compose, volume)
+            if "qdrant" in self._services:
+                self._tell("index")
+                qdrant.save(writer, self._compose)
+
+    def check(self, parts: list[Part]) -> None:
+        """Raises BadRequest when this stack has no place for a part; nothing is touched."""
+        there = {volume.name for volume in self._volumes}
+        for part in parts:
+            match part.kind:
+                case "database":
+                    postgres.check(part)
+                case "collection":
+                    qdrant.check(part)
+                case "volume" if part.of not in there:
+                    raise BadRequest(
+                        "no_volume",
+                        f"This stack has no volume {part.of}. Nothing was changed.",
+                        "Restore with the version of Variet that made the backup.",
+                    )
+
+    def restore(self, reader: Reader, parts: list[Part]) -> None:
+        """All parts or none."""
+        undos: list[Undo] = []
+        settle: list[Undo] = []
+        with self._quiet(STORES, start=True):
+            try:
+                for part in parts:
+                    self._put_back(reader, part, undos, settle)
+            except BaseException:  # boundary: an interrupt, too, leaves what was there before
+                self._tell("putting back what was there")
+                for undo in reversed(undos):
+                    with contextlib.suppress(VarietError):
+                        undo()
+                raise
+            for last in settle:
+                last()
+
+    def _put_back(self, reader: Reader, part: Part, undos: list[Undo], settle: list[Undo]) -> None:
+        compose = self._compose
+        if part.kind == "collection" and "qdrant" not in self._services:
+            self._tell(f"not restored: {part.of}, because the profile qdrant is not selected")
+            return
+        self._tell(f"{part.kind} {part.of}")
+        if part.kind == "database":
+            undos.append(postgres.restore(reader, part, compose))
+            settle.append(lambda: postgres.settle(part, compose))
+        elif part.kind == "state":
+            state.restore(reader, part, self._state_dir)
+            undos.append(lambda: state.undo(self._state_dir))
+            settle.append(lambda: state.settle(self._state_dir))
+        elif part.kind == "volume":
+            volume = next(one for one in self._volumes if one.name == part.of)
+            volumes.restore(reader, part, compose, volume)
+            undos.append(lambda: volumes.undo(compose, volume))
+            settle.append(lambda: volumes.settle(compose, volume))
+        elif part.kind == "collection":
+            restored = qdrant.restore(reader, part, compose)
+            undos.append(restored.undo)
+            settle.append(restored.settle)
+
+    @contextmanager
+    def _quiet(self, needed: tuple[str, ...], start: bool = False) -> Iterator[None]:
+        """Stop who writes, have up what is needed; afterwards everything is as it was before, or,
+        with `start`, up."""
+        up = {one.service for one in self._compose.containers() if one.state == "running"}
+        writers = [name for name in (*WRITERS, *(READERS if start else ())) if name in up]
+        stores = [name for name in needed if name in self._services]
+        with ExitStack() as after:
+            if start:
+                after.callback(self._up, [])
+            elif writers:
+                after.callback(self._up, writers)
+            if not start and (idle := [name for name in stores if name not in up]):
+                after.callback(self._compose.call, "stop", *idle, timeout_s=START_TIMEOUT_S)
+            if writers:
+                self._tell(f"stopping {', '.join(writers)}")
+                self._compose.call("stop", *writers, timeout_s=START_TIMEOUT_S)
+            self._up(stores)
+            yield
+
+    def _up(self, services: list[str]) -> None:
+        """Start these, or all, and wait until they are healthy."""
+        self._tell(f"starting {', '.join(services) or 'everything'}")
+        self._compose.call("up", "--detach", "--wait", *services, timeout_s=START_TIMEOUT_S)
