@@ -1,6 +1,6 @@
 """The model catalogue: what a model is, where it comes from and what it needs.
 
-`models/manifest.yaml` holds the entries, `models/hosts/*.yaml` one preset per kind of machine.
+`models/manifest.yaml` holds the entries. `contracts.preset` says which of them a machine serves.
 """
 
 from typing import Annotated, Literal, Self
@@ -59,6 +59,41 @@ class ModelSource(Message):
     def is_web(self) -> bool:
         return self.url.startswith(WEB)
 
+    @property
+    def repository(self) -> str | None:
+        """OWNER/NAME on the hub of what an engine fetches by itself."""
+        if not self.url.startswith(REPOSITORY):
+            return None
+        return self.url.removeprefix(REPOSITORY).partition("@")[0]
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of that repository; None: the newest."""
+        named = self.url.startswith(REPOSITORY)
+        return self.url.partition("@")[2] or None if named else None
+
+    @property
+    def file_name(self) -> str | None:
+        """Of a single file, its name in the model store."""
+        return None if self.url.startswith((REPOSITORY, PACKAGE)) else self.url.rpartition("/")[2]
+
+
+class KvShape(Message):
+    """What the attention of a model keeps of each token: keys and values of `layers` layers, and of
+    `window_layers` more, which keep the last `window` tokens only."""
+
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0, description="of keys and values, not of queries")
+    head_dim: int = Field(gt=0)
+    window_layers: int = Field(0, ge=0)
+    window: int = Field(0, ge=0, description="tokens")
+    source: str = Field(min_length=1, description="where these figures are from")
+
+    def mib(self, context: int, bytes_each: float) -> float:
+        """Memory of one request of `context` tokens, with `bytes_each` per number."""
+        tokens = self.layers * context + self.window_layers * min(context, self.window)
+        return tokens * 2 * self.heads * self.head_dim * bytes_each / 2**20
+
 
 class ManifestEntry(Message):
     """One model. Memory figures are whole MiB with the weights and one request's `context`."""
@@ -72,6 +107,11 @@ class ManifestEntry(Message):
     context: int = Field(ge=256, description="tokens per request that it is started with")
     vram_mib: int = Field(ge=0, description="over all cards; 0: runs on the CPU")
     ram_mib: int = Field(ge=0)
+    weights_mib: int | None = Field(
+        None, gt=0, description="of a repository's weights once loaded; of a file: its size"
+    )
+    kv: KvShape | None = None
+    dimension: int | None = Field(None, gt=0, description="numbers of an embedding")
     reasoning_field: Literal["reasoning_content", "reasoning"] | None = Field(
         None, description="where its engine puts the thinking; null: it does not think"
     )
@@ -94,6 +134,12 @@ class ManifestEntry(Message):
     @property
     def context_limit(self) -> int:
         return self.context_max or self.context
+
+    @property
+    def weights(self) -> int | None:
+        """MiB; None: not known."""
+        size = self.source.bytes
+        return self.weights_mib or (None if size is None else -(-size // 2**20))
 
 
 class Manifest(Message):
@@ -127,31 +173,3 @@ class Manifest(Message):
     @property
     def ids(self) -> tuple[str, ...]:
         return tuple(entry.id for entry in self.models)
-
-
-class HostPreset(Message):
-    """Which models a kind of machine serves: model ids by role, and further names for them."""
-
-    about: str
-    tiers: dict[Tier, ModelId]
-    embed: ModelId
-    classify: ModelId | None = Field(None, description="null: rules instead of a model")
-    rerank: ModelId | None = None
-    aliases: dict[str, ModelId] = {}
-
-    @field_validator("tiers")
-    @classmethod
-    def _all_tiers(cls, tiers: dict[Tier, ModelId]) -> dict[Tier, ModelId]:
-        if missing := {"fast", "balanced", "deep"} - tiers.keys():
-            raise ValueError(f"lacks {', '.join(sorted(missing))}")
-        return tiers
-
-    def roles(self) -> list[tuple[str, ModelKind, ModelId]]:
-        """Each reference to a model: the key that holds it, the kind it has to be, the id."""
-        used: list[tuple[str, ModelKind, ModelId | None]] = [
-            *((f"tiers.{tier}", "chat", name) for tier, name in self.tiers.items()),
-            ("embed", "embed", self.embed),
-            ("classify", "classify", self.classify),
-            ("rerank", "rerank", self.rerank),
-        ]
-        return [(key, kind, name) for key, kind, name in used if name is not None]

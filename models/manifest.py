@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from contracts.base import Message
 from contracts.errors import SettingsError
-from contracts.manifest import HostPreset, Manifest
+from contracts.manifest import Manifest
+from contracts.preset import TIERS, HostPreset
+from models.budget import budget
 
 HERE = Path(__file__).parent
 MANIFEST = HERE / "manifest.yaml"
@@ -29,7 +31,7 @@ def preset_names(folder: Path = HOSTS) -> list[str]:
 
 
 def load_preset(name: str, folder: Path = HOSTS, manifest: Manifest | None = None) -> HostPreset:
-    """The preset `name`, each id of which is in the manifest with the right kind."""
+    """The preset `name`: its ids are known and of the right kind, its tiers fit its cards."""
     path = folder / f"{name}.yaml"
     if not path.is_file():
         raise SettingsError(
@@ -48,7 +50,18 @@ def load_preset(name: str, folder: Path = HOSTS, manifest: Manifest | None = Non
     for alias, model_id in preset.aliases.items():
         if known.get(model_id) is None:
             raise _wrong(path, f"aliases.{alias}: {model_id} is not in the manifest")
+    _check_memory(path, preset, known)
     return preset
+
+
+def _check_memory(path: Path, preset: HostPreset, manifest: Manifest) -> None:
+    for tier in TIERS:
+        try:
+            problem = budget(preset, tier, manifest).problem
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise _wrong(path, problem)
 
 
 def _load(path: Path, kind: type[Kind]) -> Kind:

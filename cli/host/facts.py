@@ -20,6 +20,7 @@ class Host:
 
     system: str
     machine: str
+    cpus: int
     ram_mib: int
     disk_free: int
     gpus: Gpus
@@ -45,6 +46,7 @@ def examine(folder: Path, runner: Runner = run) -> Host:
     return Host(
         system=sys.platform,
         machine=platform.machine(),
+        cpus=os.cpu_count() or 1,
         ram_mib=ram_mib(runner),
         disk_free=disk_free(folder),
         gpus=gpus(runner),

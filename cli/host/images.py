@@ -1,0 +1,58 @@
+"""Which driver an image of services/images.yaml needs.
+
+CUDA 12 images run on older drivers of the 12 series too, though not all of their kernels may;
+CUDA 13 images do not. Containers of an older driver than an image names may be refused when they
+are made.
+"""
+
+from dataclasses import dataclass
+
+from cli.host.gpus import Gpus
+
+
+@dataclass(frozen=True)
+class DriverNeed:
+    """Major versions: from `native` on all is well, below `least` nothing runs."""
+
+    native: int
+    least: int
+    cuda: str
+
+
+CUDA_12_8 = DriverNeed(570, 525, "12.8")
+CUDA_12_9 = DriverNeed(575, 525, "12.9")
+CUDA_13 = DriverNeed(580, 580, "13")
+NEEDS = {
+    "llamacpp-cuda": CUDA_12_8,
+    "llamacpp-cuda13": CUDA_13,
+    "vllm-cuda": CUDA_13,
+    "tei-86": CUDA_12_9,
+    "tei-89": CUDA_12_9,
+    "tei-turing": CUDA_12_9,
+}
+OLDER = {"llamacpp-cuda13": "llamacpp-cuda"}
+
+
+def fitting(variant: str, found: Gpus) -> str:
+    """`variant`, or the one for older drivers where this driver is too old for it."""
+    need, major = NEEDS.get(variant), found.driver_major
+    if need is None or major is None or major >= need.least:
+        return variant
+    return OLDER.get(variant, variant)
+
+
+def driver_problem(variant: str, found: Gpus) -> str:
+    """Why `variant` will not run, or may not, with this driver; "" if it will."""
+    need, major = NEEDS.get(variant), found.driver_major
+    if need is None or major is None or major >= need.native:
+        return ""
+    doubt = "does not run" if major < need.least else "may not run"
+    return (
+        f"the driver is {found.driver}, and the image {variant} (CUDA {need.cuda}) needs"
+        f" {need.native} or newer: it {doubt}"
+    )
+
+
+def too_old(variant: str, found: Gpus) -> bool:
+    need, major = NEEDS.get(variant), found.driver_major
+    return need is not None and major is not None and major < need.least

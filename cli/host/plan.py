@@ -1,0 +1,286 @@
+"""What stands in `.env`: a pure function of a few answers, the presets and what stands there.
+
+`plan(Answers(...), existing)` gives sections of names and values. Secrets that stand there stay;
+those that are missing are made. A line that a person changed by hand stays, unless an answer that
+it depends on changes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cli.host import secret
+from cli.host.dotenv import Section
+from contracts.deployment import Role
+from contracts.errors import SettingsError
+from contracts.manifest import Manifest, Tier
+from contracts.preset import TIERS, HostPreset
+from models.flags import engine_flags
+from models.manifest import load_manifest, load_preset
+
+COMPOSE_FILES: dict[Role, str] = {
+    "brain": "docker-compose.gpu.yml",
+    "hands": "docker-compose.workstation.yml",
+}
+ENGINES = {"llama.cpp": "llamacpp", "vllm": "vllm"}
+PROFILES: dict[Role, tuple[str, ...]] = {
+    "brain": ("llamacpp", "vllm", "embeddings", "rerank"),
+    "hands": ("qdrant", "langfuse", "searxng"),
+}
+DEFAULT_TIER: Tier = "balanced"
+BRAIN_PORT, EMBED_PORT = 8000, 8081
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a person says, or is proposed to them. Folders are absolute. None: not said.
+
+    `profiles`: on the brain what runs beside the engine, which the tier decides; on the hands all.
+    `llamacpp`: the variant of the image that fits the driver; None: the preset's. `preset` on the
+    hands is the brain's."""
+
+    role: Role
+    preset: str | None = None
+    tier: Tier = DEFAULT_TIER
+    lan_ip: str | None = None
+    brain_ip: str | None = None
+    hands_ip: str | None = None
+    brain_url: str | None = None
+    embed_url: str | None = None
+    brain_key: str | None = None
+    profiles: tuple[str, ...] | None = None
+    workspace: Path | None = None
+    model_store: Path | None = None
+    hf_home: Path | None = None
+    llamacpp: str | None = None
+    cpus: int | None = None
+    uid: int = 1000
+    gid: int = 1000
+
+
+def plan(
+    answers: Answers,
+    existing: Mapping[str, str] | None = None,
+    *,
+    before: Answers | None = None,
+    maker: secret.Maker = secret.token,
+    manifest: Manifest | None = None,
+) -> tuple[Section, ...]:
+    """The sections to write. `before` is what `existing` was written with (`answers_of`); without
+    it, every derived line is written anew. Raises SettingsError for answers that do not fit."""
+    here = existing or {}
+    known = manifest or load_manifest()
+    wanted = _derived(answers, known)
+    former = _derived(before, known) if before and before.role == answers.role else ()
+    old = {name: value for section in former for name, value in section.values.items()}
+    kept = tuple(_keep(section, here, old) for section in wanted)
+    return (*kept, *_secrets(answers, here, maker))
+
+
+def values(sections: tuple[Section, ...]) -> dict[str, str]:
+    """The same as one mapping, for whoever needs no file."""
+    return {n: v for section in sections for n, v in section.values.items() if v is not None}
+
+
+def answers_of(existing: Mapping[str, str]) -> Answers | None:
+    """The answers that a file was written with; None: `variet init` has not written it."""
+    role = next((one for one in COMPOSE_FILES if one == existing.get("VARIET_ROLE")), None)
+    if role is None:
+        return None
+    given = [name for name in existing.get("COMPOSE_PROFILES", "").split(",") if name]
+    tier = next((one for one in TIERS if one == existing.get("ENGINE_TIER")), DEFAULT_TIER)
+    brain_ip = existing.get("BRAIN_IP") or None
+    return Answers(
+        role=role,
+        preset=existing.get("VARIET_PRESET") or None,
+        tier=tier,
+        lan_ip=existing.get("LAN_IP") or None,
+        brain_ip=brain_ip,
+        hands_ip=existing.get("HANDS_IP") or None,
+        brain_url=_unless(existing.get("OPENAI_COMPAT_URL"), _at(brain_ip, BRAIN_PORT)),
+        embed_url=_unless(existing.get("EMBED_URL"), _at(brain_ip, EMBED_PORT)),
+        brain_key=existing.get("OPENAI_COMPAT_KEY") or None,
+        profiles=tuple(n for n in given if role == "hands" or n not in ENGINES.values()),
+        workspace=_path(existing.get("WORKSPACE_DIR")),
+        model_store=_path(existing.get("MODEL_STORE")),
+        hf_home=_path(existing.get("HF_HOME")),
+        llamacpp=existing.get("LLAMACPP_VARIANT") or None,
+        cpus=_number(existing.get("ENGINE_CPUS"), 0) or None,
+        uid=_number(existing.get("VARIET_UID"), 1000),
+        gid=_number(existing.get("VARIET_GID"), 1000),
+    )
+
+
+def check_profiles(role: Role, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in PROFILES[role]:
+            raise SettingsError(
+                "bad_profile",
+                f"--profiles {name}: the stack of this role ({role}) has no such profile.",
+                f"Choose of: {', '.join(PROFILES[role])}.",
+            )
+
+
+def engine_profile(preset: HostPreset, tier: Tier, manifest: Manifest) -> str:
+    entry = manifest.get(preset.tiers[tier].model)
+    assert entry is not None, "load_preset has checked it"
+    return ENGINES[entry.engine]
+
+
+def _derived(answers: Answers, manifest: Manifest) -> tuple[Section, ...]:
+    if answers.profiles is not None:
+        check_profiles(answers.role, answers.profiles)
+    if answers.role == "hands":
+        return tuple(_hands(answers, manifest))
+    return tuple(_brain(answers, manifest))
+
+
+def _brain(answers: Answers, manifest: Manifest) -> Iterator[Section]:
+    name = _said(answers.preset, "--preset")
+    preset = load_preset(name, manifest=manifest)
+    engine = engine_profile(preset, answers.tier, manifest)
+    beside = preset.profiles if answers.profiles is None else answers.profiles
+    beside = tuple(one for one in beside if one not in ENGINES.values())
+    compose = None if preset.native else COMPOSE_FILES["brain"]
+    yield Section(
+        "This host",
+        {
+            "VARIET_ROLE": "brain",
+            "VARIET_PRESET": name,
+            "COMPOSE_FILE": compose,
+            "COMPOSE_PROFILES": None if preset.native else ",".join((engine, *beside)),
+            "LAN_IP": _said(answers.lan_ip, "--lan-ip"),
+            "HANDS_IP": answers.hands_ip,
+            "VARIET_UID": str(answers.uid),
+            "VARIET_GID": str(answers.gid),
+        },
+    )
+    yield Section("The chat engine", _engine(answers, preset, manifest))
+    yield Section("Embeddings and reranking", _retrieval(preset, manifest))
+
+
+def _engine(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
+    served = preset.tiers[answers.tier]
+    entry = manifest.get(served.model)
+    assert entry is not None, "load_preset has checked it"
+    file = f"{entry.id}/{entry.source.file_name}" if entry.source.is_web else None
+    return {
+        "ENGINE_TIER": answers.tier,
+        "MODEL_ID": entry.id,
+        "MAX_MODEL_LEN": str(served.context or entry.context),
+        "ENGINE_FLAGS": " ".join(engine_flags(preset, served, entry)),
+        "ENGINE_MEMORY": f"{preset.engine_memory_mib}m",
+        "ENGINE_CPUS": None if answers.cpus is None else str(answers.cpus),
+        "LLAMACPP_VARIANT": answers.llamacpp or preset.images.llamacpp,
+        "LLAMACPP_MODEL": file,
+        "VLLM_MODEL": entry.source.repository if entry.engine == "vllm" else None,
+        "GPU_MEM_UTIL": f"{preset.gpu_mem_util:g}" if preset.images.vllm else None,
+        "NVIDIA_VISIBLE_DEVICES_LLM": ",".join(map(str, preset.llm_cards)) or None,
+        "MODEL_STORE": _text(answers.model_store),
+        "HF_HOME": _text(answers.hf_home),
+    }
+
+
+def _retrieval(preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
+    embed = manifest.get(preset.embed)
+    rerank = manifest.get(preset.rerank) if preset.rerank else None
+    return {
+        "TEI_VARIANT": preset.images.tei,
+        "TEI_MODEL": embed.source.repository if embed else None,
+        "TEI_REVISION": embed.source.revision if embed else None,
+        "RERANK_MODEL": rerank.source.repository if rerank else None,
+        "RERANK_REVISION": rerank.source.revision if rerank else None,
+        "NVIDIA_VISIBLE_DEVICES_EMB": None if preset.emb_card is None else str(preset.emb_card),
+    }
+
+
+def _hands(answers: Answers, manifest: Manifest) -> Iterator[Section]:
+    profiles = PROFILES["hands"] if answers.profiles is None else answers.profiles
+    yield Section(
+        "This host",
+        {
+            "VARIET_ROLE": "hands",
+            "COMPOSE_FILE": COMPOSE_FILES["hands"],
+            "COMPOSE_PROFILES": ",".join(profiles),
+            "LAN_IP": answers.lan_ip,
+            "VARIET_UID": str(answers.uid),
+            "VARIET_GID": str(answers.gid),
+            "WORKSPACE_DIR": _text(answers.workspace),
+        },
+    )
+    yield Section("The brain", _link(answers, manifest))
+    langfuse = "http://127.0.0.1:3000" if "langfuse" in profiles else None
+    yield Section("Traces", {"LANGFUSE_BASE_URL": langfuse})
+
+
+def _link(answers: Answers, manifest: Manifest) -> dict[str, str | None]:
+    if answers.brain_url is None:
+        _said(answers.brain_ip, "--brain-ip")
+    key = _said(answers.brain_key, "--brain-key")
+    # Without the brain's preset its embedding model is not known: the workstation embeds by itself.
+    model = load_preset(answers.preset, manifest=manifest).embed if answers.preset else None
+    embed_url = answers.embed_url or _at(answers.brain_ip, EMBED_PORT)
+    if answers.embed_url and model is None:
+        _said(answers.preset, "--preset")
+    return {
+        "BRAIN_IP": answers.brain_ip,
+        "VARIET_PRESET": answers.preset,
+        "OPENAI_COMPAT_URL": answers.brain_url or _at(answers.brain_ip, BRAIN_PORT),
+        "OPENAI_COMPAT_KEY": key,
+        # The name that every brain answers to, whatever its tier.
+        "MODEL_ID": "default",
+        "EMBED_URL": embed_url if model else None,
+        "EMBED_KEY": key if model else None,
+        "EMBED_MODEL": model,
+    }
+
+
+def _keep(section: Section, here: Mapping[str, str], old: Mapping[str, str | None]) -> Section:
+    """The section, with what a person changed by hand where no answer behind it changed."""
+    kept = {
+        name: here[name] if name in here and name in old and old[name] == value else value
+        for name, value in section.values.items()
+    }
+    return replace(section, values=kept)
+
+
+def _secrets(answers: Answers, here: Mapping[str, str], maker: secret.Maker) -> Iterator[Section]:
+    if answers.role == "brain":
+        yield _made("Keys", secret.BRAIN, here, maker)
+        return
+    yield _made("Secrets of the workstation's stack", secret.HANDS, here, maker)
+    names = (secret.LANGFUSE_PUBLIC, *secret.LANGFUSE)
+    yield _made("Keys and passwords of Langfuse", names, here, maker)
+
+
+def _made(
+    title: str, names: tuple[str, ...], here: Mapping[str, str], maker: secret.Maker
+) -> Section:
+    return Section(title, {name: here.get(name) or secret.make(name, maker) for name in names})
+
+
+def _said(value: str | None, flag: str) -> str:
+    if value is None:
+        raise SettingsError("no_answer", f"{flag} is not given.", f"Give it: {flag} ...")
+    return value
+
+
+def _at(ip: str | None, port: int) -> str | None:
+    return None if ip is None else f"http://{ip}:{port}/v1"
+
+
+def _unless(value: str | None, derived: str | None) -> str | None:
+    """An address counts as an answer only where it is another than the one that follows."""
+    return None if not value or value == derived else value
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text and text.isdigit() else default

@@ -1,0 +1,39 @@
+import pytest
+import yaml
+
+from cli.host.gpus import Gpu, Gpus
+from cli.host.images import NEEDS, driver_problem, fitting, too_old
+from contracts.settings import REPOSITORY
+
+
+def with_driver(version: str) -> Gpus:
+    return Gpus((Gpu(0, "RTX", "GPU-1", version, 12_288, 12_000, "8.6"),))
+
+
+def test_every_image_that_takes_cards_has_its_need() -> None:
+    text = (REPOSITORY / "services/images.yaml").read_text("utf-8")
+    taking = {name for name, one in yaml.safe_load(text)["services"].items() if "deploy" in one}
+    assert set(NEEDS) == taking
+
+
+def test_an_image_for_cuda_13_gives_way_to_one_for_older_drivers() -> None:
+    assert fitting("llamacpp-cuda13", with_driver("570.133.07")) == "llamacpp-cuda"
+    assert fitting("llamacpp-cuda13", with_driver("580.95.05")) == "llamacpp-cuda13"
+    assert fitting("llamacpp-cuda13", Gpus(problem="none")) == "llamacpp-cuda13"
+
+
+@pytest.mark.parametrize(
+    ("variant", "driver", "told", "old"),
+    [
+        ("vllm-cuda", "575.64", "needs 580 or newer: it does not run", True),
+        ("vllm-cuda", "580.65.06", "", False),
+        ("tei-86", "570.133", "needs 575 or newer: it may not run", False),
+        ("llamacpp-cuda", "520.1", "does not run", True),
+        ("llamacpp-cpu", "520.1", "", False),
+    ],
+)
+def test_a_driver_that_is_too_old_is_told(variant: str, driver: str, told: str, old: bool) -> None:
+    problem = driver_problem(variant, with_driver(driver))
+    assert told in problem
+    assert bool(problem) is bool(told)
+    assert too_old(variant, with_driver(driver)) is old

@@ -1,0 +1,171 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.host import secret
+from cli.host.dotenv import EnvFile
+from cli.host.plan import COMPOSE_FILES, PROFILES, Answers, answers_of, plan, values
+from contracts.deployment import Deployment, Role
+from contracts.errors import SettingsError
+from contracts.settings import REPOSITORY, Settings
+from models.manifest import preset_names
+
+BRAIN = Answers(
+    role="brain",
+    preset="4090+2070",
+    lan_ip="192.168.1.10",
+    model_store=Path("/srv/models"),
+    hf_home=Path("/srv/hub"),
+    cpus=16,
+)
+HANDS = Answers(
+    role="hands",
+    preset="4090+2070",
+    brain_ip="192.168.1.10",
+    brain_key="b" * 64,
+    workspace=Path("/home/me/my work"),
+)
+
+
+def made(answers: Answers) -> dict[str, str]:
+    return values(plan(answers))
+
+
+def again(answers: Answers, text: str) -> str:
+    """What a second `variet init` with those answers makes of a file."""
+    here = EnvFile(text)
+    sections = plan(answers, here.values, before=answers_of(here.values))
+    return here.with_sections(sections).text
+
+
+def first(answers: Answers) -> str:
+    return EnvFile().with_sections(plan(answers)).text
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_line_is_a_setting_of_one_of_the_two_pages(name: str) -> None:
+    known = {n.upper() for n in (*Settings.model_fields, *Deployment.model_fields)}
+    for answers in (replace(BRAIN, preset=name), replace(HANDS, preset=name)):
+        written = made(answers)
+        assert written.keys() <= known
+        lower = {n.lower(): v for n, v in written.items()}
+        Settings(**{n: v for n, v in lower.items() if n in Settings.model_fields})  # type: ignore[arg-type]
+        Deployment(**{n: v for n, v in lower.items() if n in Deployment.model_fields})  # type: ignore[arg-type]
+
+
+def test_the_brain_serves_the_tiers_model_with_its_engine() -> None:
+    here = made(BRAIN)
+    assert here["COMPOSE_PROFILES"] == "vllm,embeddings"
+    assert here["VLLM_MODEL"] == "Qwen/Qwen2.5-32B-Instruct-AWQ"
+    assert (here["MAX_MODEL_LEN"], here["GPU_MEM_UTIL"]) == ("16384", "0.92")
+    assert "--kv-cache-dtype fp8" in here["ENGINE_FLAGS"]
+    assert (here["TEI_MODEL"], here["TEI_VARIANT"]) == ("BAAI/bge-large-en-v1.5", "tei-turing")
+    assert (here["NVIDIA_VISIBLE_DEVICES_LLM"], here["NVIDIA_VISIBLE_DEVICES_EMB"]) == ("0", "1")
+    fast = made(replace(BRAIN, tier="fast"))
+    assert fast["COMPOSE_PROFILES"] == "llamacpp,embeddings"
+    assert fast["LLAMACPP_MODEL"] == "gpt-oss-20b/gpt-oss-20b-mxfp4.gguf"
+    assert "VLLM_MODEL" not in fast
+
+
+def test_a_host_without_cards_names_none() -> None:
+    here = made(replace(BRAIN, preset="cpu"))
+    assert (here["LLAMACPP_VARIANT"], here["TEI_VARIANT"]) == ("llamacpp-cpu", "tei-cpu")
+    assert "NVIDIA_VISIBLE_DEVICES_LLM" not in here
+    assert "--n-gpu-layers" not in here["ENGINE_FLAGS"]
+
+
+def test_a_host_whose_engines_run_natively_has_no_stack() -> None:
+    here = made(replace(BRAIN, preset="mac"))
+    assert "COMPOSE_FILE" not in here
+    assert "COMPOSE_PROFILES" not in here
+
+
+def test_the_workstation_asks_the_brain() -> None:
+    here = made(HANDS)
+    assert here["OPENAI_COMPAT_URL"] == "http://192.168.1.10:8000/v1"
+    assert here["EMBED_URL"] == "http://192.168.1.10:8081/v1"
+    assert here["OPENAI_COMPAT_KEY"] == here["EMBED_KEY"] == "b" * 64
+    assert here["EMBED_MODEL"] == "bge-large-en-v1.5"
+    assert here["COMPOSE_PROFILES"] == "qdrant,langfuse,searxng"
+    assert here["LANGFUSE_BASE_URL"] == "http://127.0.0.1:3000"
+
+
+def test_without_the_brains_preset_the_workstation_embeds_by_itself() -> None:
+    here = made(replace(HANDS, preset=None, profiles=("qdrant",)))
+    assert not {"EMBED_URL", "EMBED_KEY", "EMBED_MODEL", "LANGFUSE_BASE_URL"} & here.keys()
+
+
+@pytest.mark.parametrize("answers", [BRAIN, replace(BRAIN, tier="fast", profiles=()), HANDS])
+def test_the_same_answers_again_change_no_byte(answers: Answers) -> None:
+    text = first(answers)
+    assert again(answers, text) == text
+    here = answers_of(EnvFile(text).values)
+    assert here is not None
+    assert again(here, text) == text
+
+
+def test_changed_answers_change_the_lines_that_follow_and_no_other() -> None:
+    text = "# mine\nMY_OWN=1\n" + first(BRAIN)
+    changed = again(replace(BRAIN, lan_ip="192.168.1.11"), text)
+    assert changed == text.replace("LAN_IP=192.168.1.10", "LAN_IP=192.168.1.11")
+    moved = EnvFile(again(replace(HANDS, brain_ip="10.0.0.9"), first(HANDS))).values
+    assert moved["OPENAI_COMPAT_URL"] == "http://10.0.0.9:8000/v1"
+
+
+def test_what_a_person_changed_stays_until_its_answer_changes() -> None:
+    text = first(BRAIN).replace("MAX_MODEL_LEN=16384", "MAX_MODEL_LEN=8192")
+    assert again(BRAIN, text) == text
+    other = EnvFile(again(replace(BRAIN, tier="fast"), text)).values
+    assert other["MAX_MODEL_LEN"] == "65536"
+
+
+def test_a_secret_that_is_there_is_never_overwritten() -> None:
+    for answers in (BRAIN, HANDS):
+        text = first(answers)
+        names = set(EnvFile(text).values) & secret.SECRET
+        assert len(names) >= 1
+        other = EnvFile(again(replace(answers, preset="cpu", profiles=()), text)).values
+        assert {n: other[n] for n in names if n != "EMBED_KEY"} == {
+            n: EnvFile(text).values[n] for n in names if n != "EMBED_KEY"
+        }
+
+
+def test_secrets_have_256_bits_in_the_form_that_each_image_takes() -> None:
+    here = made(HANDS)
+    assert len(here["LANGFUSE_ENCRYPTION_KEY"]) == 64
+    for name in (*secret.HANDS, *secret.LANGFUSE):
+        digits = here[name].removeprefix("sk-lf-")
+        assert int(digits, 16) > 0
+        assert len(digits) * 4 >= 256
+    assert here["LANGFUSE_PUBLIC_KEY"].startswith("pk-lf-")
+    assert len({here[n] for n in secret.HANDS}) == len(secret.HANDS)
+    assert made(HANDS)["POSTGRES_PASSWORD"] != here["POSTGRES_PASSWORD"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (replace(BRAIN, preset=None), "--preset is not given"),
+        (replace(BRAIN, lan_ip=None), "--lan-ip is not given"),
+        (replace(HANDS, brain_ip=None), "--brain-ip is not given"),
+        (replace(HANDS, brain_key=None), "--brain-key is not given"),
+        (replace(BRAIN, preset="mainframe"), "no host preset 'mainframe'"),
+        (replace(BRAIN, profiles=("langfuse",)), "--profiles langfuse"),
+        (replace(HANDS, profiles=("vllm",)), "--profiles vllm"),
+        (replace(HANDS, preset=None, embed_url="http://b:1/v1"), "--preset is not given"),
+    ],
+)
+def test_answers_that_do_not_fit_are_named(answers: Answers, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        plan(answers)
+    assert told in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("role", COMPOSE_FILES)
+def test_the_profiles_are_those_of_the_stack(role: Role) -> None:
+    stack = yaml.safe_load((REPOSITORY / COMPOSE_FILES[role]).read_text("utf-8"))
+    named = {name for service in stack["services"].values() for name in service.get("profiles", ())}
+    assert named == set(PROFILES[role])
