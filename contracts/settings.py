@@ -134,6 +134,14 @@ class Settings(BaseSettings):
             raise ValueError("has to start with http:// or https://")
         return value.rstrip("/") if value else value
 
+    @field_validator("database_url")
+    @classmethod
+    def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
+        schemes = ("postgresql://", "postgres://")
+        if value is not None and not value.get_secret_value().startswith(schemes):
+            raise ValueError("has to be postgresql://USER:PASSWORD@HOST:PORT/NAME")
+        return value
+
     @model_validator(mode="after")
     def _keyed_unless_loopback(self) -> "Settings":
         if not self.loopback and not (self.variet_api_key or self.variet_keys_file):

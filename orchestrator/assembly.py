@@ -28,8 +28,7 @@ from orchestrator.engine import engine_of
 from orchestrator.knowledge.index import Index
 from orchestrator.knowledge.ingest import Ingest
 from orchestrator.knowledge.supervision import IndexProcess
-from orchestrator.store.journal import SqliteJournal
-from orchestrator.store.sqlite import SqliteStore
+from orchestrator.store.opening import open_stores
 from orchestrator.tracing import make_tracer
 
 RENEW_S = 5.0
@@ -89,11 +88,10 @@ class Orchestrator:
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
         state = settings.state_dir
-        store = SqliteStore(state / "variet.db")
+        store, journal = await open_stores(settings)
         stack.push_async_callback(store.close)
-        self.store = store
-        journal = SqliteJournal(state / "journal.db")
         stack.push_async_callback(journal.close)
+        self.store = store
         tracer = make_tracer(settings)
         stack.push_async_callback(tracer.close)
         unbounded = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
@@ -222,6 +220,8 @@ class Orchestrator:
         while True:
             try:
                 await work()
+            except VarietError as error:
+                log.warning("housekeeping: %s", error)
             except Exception:  # boundary: housekeeping tries again; it must not end the process
                 log.exception("housekeeping failed")
             await asyncio.sleep(every_s)

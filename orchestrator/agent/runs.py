@@ -171,12 +171,9 @@ class Runs:
     async def recover(self) -> None:
         """At start: take over what the last process left."""
         now = time.time()
-        for record in await self.parts.store.claim_orphans(self.process, now, now + LEASE_S):
-            try:
-                await self._take_over(record)
-            except Exception as error:  # boundary: one broken run must not keep the others down
-                log.exception("run %s cannot be continued", record.id)
-                await self._write_off(record, error)
+        await self._take_over_all(
+            await self.parts.store.claim_orphans(self.process, now, now + LEASE_S)
+        )
         await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -189,12 +186,17 @@ class Runs:
             await self._start_next(thread_id)
 
     async def renew(self) -> None:
-        """Extend the leases, stop runs that another process was asked to stop, and write down
-        ends that could not be written before."""
+        """Extend the leases, stop runs that another process was asked to stop, write down ends
+        that could not be written before, and take over runs whose process has gone silent."""
         for run_id in await self.parts.store.renew_leases(self.process, _lease()):
             if drive := self._drives.get(run_id):
                 drive.stop()
         await self._drives.retry()
+        if not self._drives.closing:
+            now = time.time()
+            await self._take_over_all(
+                await self.parts.store.claim_expired(self.process, now, now + LEASE_S)
+            )
 
     async def shutdown(self, drain_s: float) -> None:
         """Take no new run, let those that run end for `drain_s`, hand over those that have not.
@@ -216,6 +218,14 @@ class Runs:
             await self._start_next(drive.turn.run.thread_id)
         elif await drive.decided():
             drive.resumed = await self.resume(drive.run_id)
+
+    async def _take_over_all(self, records: Sequence[RunRecord]) -> None:
+        for record in records:
+            try:
+                await self._take_over(record)
+            except Exception as error:  # boundary: one broken run must not keep the others down
+                log.exception("run %s cannot be continued", record.id)
+                await self._write_off(record, error)
 
     async def _take_over(self, record: RunRecord) -> None:
         if record.stop_requested:

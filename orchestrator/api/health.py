@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from contracts.chat import Check, Health
-from contracts.errors import VarietError
+from contracts.errors import StoreUnavailable, VarietError
 from orchestrator import metrics as counted
 from orchestrator.api.state import Owner, Whole
 from orchestrator.assembly import Orchestrator
@@ -129,8 +129,17 @@ async def _index(whole: Orchestrator) -> Check:
 
 async def _store(whole: Orchestrator) -> Check:
     try:
-        await whole.store.run("run_probe")
-        await whole.parts.journal.approval("appr_probe")
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await whole.store.run("run_probe")
+            await whole.parts.journal.approval("appr_probe")
+    except TimeoutError:
+        return Check(
+            status="down",
+            detail=f"the store does not answer within {PROBE_TIMEOUT_S:g} s",
+            remedy="Start PostgreSQL; DATABASE_URL says where it should be.",
+        )
+    except StoreUnavailable as error:
+        return Check(status="down", detail=error.message, remedy=error.remedy)
     except Exception as error:  # boundary: whatever keeps the probe from answering is its result
         return Check(
             status="down",

@@ -101,8 +101,12 @@ class Store(Protocol):
         ...
 
     async def claim_orphans(self, process: str, now: float, until: float) -> list[RunRecord]:
-        """Take over runs that were `running` under an expired lease. `recoveries` counts those
-        that were not released."""
+        """At start: take over runs that were `running` for a process that is gone, or under an
+        expired lease. `recoveries` counts those that were not released."""
+        ...
+
+    async def claim_expired(self, process: str, now: float, until: float) -> list[RunRecord]:
+        """Take over runs of other processes that let their leases run out; those that it took."""
         ...
 
     async def release(self, run_id: str) -> None:
@@ -119,6 +123,10 @@ class Store(Protocol):
     async def exchanges(self, run_id: str) -> list[tuple[int, bytes, bytes, float]]: ...
     async def prune_exchanges(self, keep_runs: int) -> None:
         """Keep those of the newest runs."""
+        ...
+
+    async def checkpoint(self) -> None:
+        """Housekeeping of the implementation's own, to be done now and then; it holds up nobody."""
         ...
 
     async def sync(self) -> None:

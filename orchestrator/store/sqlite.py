@@ -226,6 +226,9 @@ class SqliteStore:
         )
         return self._many("status = 'running' AND process = ?", (process,))
 
+    async def claim_expired(self, process: str, now: float, until: float) -> list[RunRecord]:
+        return []  # the file lock says that there is no other process
+
     async def release(self, run_id: str) -> None:
         self._db.change("UPDATE runs SET lease_until = 0 WHERE id = ?", (run_id,))
 
