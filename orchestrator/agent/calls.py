@@ -15,6 +15,7 @@ from langchain_core.messages import ToolCall
 from contracts.errors import (
     Conflict,
     EngineError,
+    ErrorBody,
     Forbidden,
     StoreError,
     ToolError,
@@ -134,7 +135,7 @@ async def _allowed(
                 await turn.parts.store.sync()
             return arguments
         if verdict.rule == "deny":
-            raise Forbidden("denied", f"{name} is not allowed here.", "Do without it.")
+            raise _denial(name, tool.traits.refused if tool else None)
         approval = await _propose(turn, call_id, name, arguments, verdict.reason)
     if approval.status == "pending":
         turn.call_changed(call_id, status="awaiting_approval")
@@ -221,6 +222,12 @@ def _refuse_repetition(turn: Turn, call_id: str, name: str, arguments: dict[str,
             f"{name} was called {REPEAT_LIMIT} times with the same arguments.",
             "Use the result above, or say that you cannot answer.",
         )
+
+
+def _denial(name: str, refused: ErrorBody | None) -> Forbidden:
+    if refused is None:
+        return Forbidden("denied", f"{name} is not allowed here.", "Do without it.")
+    return Forbidden(refused.code, refused.message, refused.remedy)
 
 
 def _rejection(approval: ApprovalRecord) -> VarietError:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ValidationError
 
-from contracts.errors import SettingsError
+from contracts.errors import ErrorBody, SettingsError
+from orchestrator.agent.effects import declared_effect, effect
+from orchestrator.agent.values import flaw
 
 Rule = Literal["allow", "confirm", "deny"]
 RULES = ("allow", "confirm", "deny")
 READONLY_WHEN = "variet/readonly_when"
+REFUSED = "variet/refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a tool's server declares: `readonly_when` lists argument values that change nothing."""
+    """What `server` declares of a tool: `readonly_when` lists argument values that change nothing,
+    `refused` says why it would refuse every call, so that nobody is asked about one."""
 
+    server: str = ""
     read_only: bool = False
     destructive: bool = True
+    open_world: bool = False
     readonly_when: Mapping[str, tuple[str, ...]] | None = None
+    refused: ErrorBody | None = None
 
 
 class Policy:
@@ -40,16 +48,24 @@ class Policy:
         return sorted(self._rules.keys() - set(tools))
 
     def decide(self, tool: str, traits: Traits | None, arguments: dict[str, Any]) -> Verdict:
-        if rule := self._rules.get(tool):
+        if traits is not None and traits.refused is not None:
+            return Verdict("deny", traits.refused.message)
+        rule = self._rules.get(tool)
+        if rule is not None and rule != "confirm":
             return Verdict(rule, f"the policy says {rule} for {tool}")
         if traits is None:
             return Verdict("confirm", f"{tool} is not known")
+        what = effect(traits.server, tool, arguments) or declared_effect(
+            tool, traits.destructive, traits.open_world
+        )
+        if rule == "confirm":
+            said = f"the policy says confirm for {tool}"
+            return Verdict("confirm", said if traits.read_only else f"{what}; {said}")
         if traits.read_only:
             return Verdict("allow", f"{tool} only reads")
         if _changes_nothing(traits, arguments):
             return Verdict("allow", f"{tool} only reads with these arguments")
-        what = "may destroy or overwrite something" if traits.destructive else "changes something"
-        return Verdict("confirm", f"{tool} {what}")
+        return Verdict("confirm", what)
 
 
 def load_policy(path: Path | None) -> Policy:
@@ -91,6 +107,16 @@ def readonly_values(declared: Any) -> dict[str, tuple[str, ...]] | None:
         if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
             return None
     return {argument: tuple(values) for argument, values in declared.items()}
+
+
+def refusal(declared: Any) -> ErrorBody | None:
+    """`refused` as a server declares it: `{code, message, remedy}`. Anything else counts for
+    nothing: the call is asked about, and refused by the server."""
+    try:
+        body = ErrorBody.model_validate(declared)
+    except ValidationError:
+        return None
+    return None if flaw(body.model_dump()) else body
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -14,7 +14,7 @@ from mcp.types import CallToolResult, TextContent
 from mcp.types import Tool as McpTool
 
 from contracts.errors import NotFound, ToolError, Unprocessable
-from orchestrator.agent.policy import READONLY_WHEN, Traits, readonly_values
+from orchestrator.agent.policy import READONLY_WHEN, REFUSED, Traits, readonly_values, refusal
 from orchestrator.agent.schemas import compile_schema, problem_of, told
 from orchestrator.agent.toolservers import SessionLost, Source, ToolServer
 from orchestrator.agent.values import flaw, is_text, mended, mended_text
@@ -161,11 +161,14 @@ def arguments_hash(name: str, arguments: dict[str, Any]) -> str:
 def _tool(declared: McpTool, server: ToolServer) -> Tool:
     if not is_text(declared.name):
         raise SchemaError(f"its name {declared.name!r} is no text")
-    notes = declared.annotations
+    notes, meta = declared.annotations, declared.meta or {}
     traits = Traits(
+        server=server.name,
         read_only=bool(notes and notes.read_only_hint),
         destructive=notes is None or notes.destructive_hint is not False,
-        readonly_when=readonly_values((declared.meta or {}).get(READONLY_WHEN)),
+        open_world=bool(notes and notes.open_world_hint),
+        readonly_when=readonly_values(meta.get(READONLY_WHEN)),
+        refused=refusal(meta.get(REFUSED)),
     )
     return Tool(
         name=declared.name,

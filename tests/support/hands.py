@@ -17,7 +17,7 @@ from contracts.settings import Settings
 from orchestrator.agent.model import Engine
 from orchestrator.agent.wire import tls
 from orchestrator.api.app import create_app
-from orchestrator.assembly import Orchestrator
+from orchestrator.assembly import Orchestrator, ToolServers
 from orchestrator.knowledge.index import Index
 from tests.support.no_index import NoIndex
 
@@ -71,6 +71,7 @@ async def hands(
     *servers: MCPServer | Server[Any],
     engine: Mapping[str, Any] | None = None,
     index: Index | None = None,
+    tool_servers: ToolServers | None = None,
     **settings: Any,
 ) -> AsyncIterator[Hands]:
     """Start an orchestrator on a free loopback port; stop it at the end."""
@@ -84,7 +85,7 @@ async def hands(
     orchestrator = Orchestrator(
         chosen,
         Engine(**(known | dict(engine or {}))),
-        lambda _settings, _index: {server.name: server for server in servers},
+        tool_servers or (lambda _settings, _index: {server.name: server for server in servers}),
         index or NoIndex(),
     )
     # As the orchestrator's own: without the protocol's name asyncio leaves TCP_NODELAY off.

@@ -19,6 +19,7 @@ from tools.workspace.files import operate
 from tools.workspace.patches import plan_cells, plan_patch
 from tools.workspace.paths import Place, Workspace, open_folder
 
+REFUSED = "variet/refused"
 READONLY_WHEN = {"operation": ["list", "read"]}
 
 Content = Annotated[str | None, Field(description="for write: the whole new text")]
@@ -111,7 +112,13 @@ def server(
                 "Change calibration cells or apply a unified diff, then run the tests.",
                 _changes(open_world=allow_unsandboxed),
             ),
-            tool(run_tests, "Run pytest on a path in the workspace.", _changes(open_world=True)),
+            tool(
+                run_tests,
+                "Run pytest on a path in the workspace.",
+                _changes(open_world=True),
+                # Said before the call, so that nobody is asked to approve what is then refused.
+                meta=None if allow_unsandboxed else {REFUSED: testing.unsandboxed().body()},
+            ),
         ],
     )
 
