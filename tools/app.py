@@ -11,7 +11,7 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -79,12 +79,20 @@ async def log_call(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> 
 
 def _outcome(result: HandlerResult) -> str:
     """`ok`, or the code of the error that the caller is told."""
-    if not isinstance(result, CallToolResult) or not result.is_error:
-        return "ok"
-    texts = [item.text for item in result.content if isinstance(item, TextContent)]
+    if isinstance(result, CallToolResult):
+        result = result.model_dump(by_alias=True) if result.is_error else {}
+    match result:
+        case {"isError": True, "content": [{"text": text}, *_]}:
+            return _code(text)
+        case {"isError": True}:
+            return "error"
+    return "ok"
+
+
+def _code(text: str) -> str:
     try:
-        return str(json.loads(texts[0])["error"]["code"])
-    except (IndexError, ValueError, KeyError, TypeError):
+        return str(json.loads(text)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
         return "error"
 
 
