@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli import __version__, groups
-from cli.options import SETTINGS, AsJson, Collection, Thread, TierOption, Url
+from cli.options import SETTINGS, AsJson, Collection, RoleOption, Thread, TierOption, Url
 
 app = typer.Typer(
     name="variet",
@@ -154,19 +154,20 @@ def chat(thread: Thread = None, tier: TierOption = None, url: Url = None) -> Non
 
 
 @app.command()
-def doctor(url: Url = None, as_json: AsJson = False) -> None:
-    """Look at each part and say what to do about it.
+def doctor(role: RoleOption = None, url: Url = None, as_json: AsJson = False) -> None:
+    """Look at each part of this host and say what to do about it.
 
     Exit status: 1 if something is broken, 0 otherwise.
 
     \b
     Examples:
       variet doctor
+      variet doctor --role brain
       variet doctor --json
     """
     from cli.doctor import doctor as look
 
-    raise typer.Exit(look(as_json, url))
+    raise typer.Exit(look(as_json, url, role))
 
 
 @app.command()

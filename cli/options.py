@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 Tier = Literal["fast", "balanced", "deep"]
+Role = Literal["brain", "hands"]
 Decision = Literal["approve", "reject", "edit"]
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -25,3 +26,11 @@ TierOption = Annotated[
     Tier | None, typer.Option(help="fast, balanced or deep.", metavar="TIER", show_default=False)
 ]
 Collection = Annotated[str, typer.Option(metavar="NAME", help="Of documents.")]
+RoleOption = Annotated[
+    Role | None,
+    typer.Option(
+        help="brain or hands. [default: $VARIET_ROLE; without one, the embedded stack]",
+        metavar="ROLE",
+        show_default=False,
+    ),
+]

@@ -109,6 +109,12 @@ read_hands() {
         fail 2 "$key=$address is no IP address. Correct it in $env_file."
     admitted=$(network_of "$address" "$key")
     read_port PORT 8001
+    case ",$(setting COMPOSE_PROFILES | tr -d ' ')," in
+        *,langfuse,*)
+            read_port LANGFUSE_PORT 3000
+            read_port LANGFUSE_S3_PORT 8333
+            ;;
+    esac
 }
 
 read_settings() {

@@ -134,6 +134,11 @@ def test_a_workstation_on_the_lan_admits_the_network_of_its_address(
     shown = firewall("VARIET_ROLE=hands\nBIND_ADDR=192.168.7.20\nPORT=9001\n")
     assert len(accepted(shown.stdout, 9001)) == 2
     assert all("192.168.7.20/24" in one for one in accepted(shown.stdout, 9001))
+    assert accepted(shown.stdout, 3000) == []
+    traces = firewall(
+        "VARIET_ROLE=hands\nBIND_ADDR=192.168.7.20\nCOMPOSE_PROFILES=qdrant,langfuse\n"
+    )
+    assert [len(accepted(traces.stdout, port)) for port in (3000, 8333)] == [2, 2]
     everywhere = firewall("VARIET_ROLE=hands\nBIND_ADDR=0.0.0.0\nLAN_IP=192.168.7.20\n")
     assert len(accepted(everywhere.stdout, 8001)) == 2
     elsewhere = firewall("VARIET_ROLE=hands\nBIND_ADDR=192.168.8.20\n")

@@ -1,0 +1,209 @@
+"""The brain: Docker, cards, models, the published engines and who may use them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cli.address import local_url
+from cli.compose import Compose, Container, profiles
+from cli.doctor.check import Check
+from cli.doctor.docker import CALL_S, check_containers, check_docker
+from cli.doctor.finding import Finding, failure, ok, warning
+from cli.doctor.gpu import check_cards, check_memory, floors, visible
+from cli.doctor.network import (
+    Port,
+    check_exposure,
+    check_firewall,
+    check_lan_address,
+    check_ports,
+)
+from cli.doctor.probe import Answer, ask
+from cli.doctor.secrets import check_file, check_secrets, current_user
+from cli.host.addresses import addresses
+from cli.host.command import Runner
+from cli.host.facts import disk_free, ram_mib
+from cli.host.gpus import Gpus, gpus
+from cli.text import size
+from contracts.deployment import Deployment
+from contracts.errors import VarietError
+from contracts.manifest import Manifest, ManifestEntry
+from contracts.preset import HostPreset
+from contracts.settings import Settings, env_file
+from models.budget import TierBudget, budget
+from models.manifest import load_manifest, load_preset
+from models.store import Store
+
+ENGINES = ("llamacpp", "vllm")
+WRONG_KEY = "wrong" * 8
+HUB_LOW_BYTES = 20_000_000_000
+
+
+def checks(
+    here: Deployment, settings: Settings, run: Runner, uid: int | None = None
+) -> list[Check]:
+    """What there is to see on the brain. `uid`: who looks; default: the present user."""
+    user = current_user() if uid is None else uid
+    brain = _Brain(here, settings, run)
+    return [
+        Check("settings file", lambda: [check_file(env_file(), user)]),
+        Check("secrets", lambda: [check_secrets(here, settings)]),
+        *([Check("docker", lambda: check_docker(run, bool(brain.floors)))] if brain.docker else []),
+        Check("gpu", lambda: check_cards(gpus(run), brain.floors)),
+        Check("models", brain.models),
+        Check("lan address", lambda: [check_lan_address(here.lan_ip, addresses(run))]),
+        Check("ports", brain.ports_free),
+        *([Check("containers", lambda: check_containers(Compose()))] if brain.docker else []),
+        Check("engines", brain.engines),
+        Check("exposure", brain.exposure),
+        Check("firewall", lambda: [check_firewall(run, "brain", "", user)]),
+    ]
+
+
+class _Brain:
+    def __init__(self, here: Deployment, settings: Settings, run: Runner) -> None:
+        self._here = here
+        self._settings = settings
+        self._run = run
+        self.selected = profiles(here)
+        self.floors = floors(here, self.selected)
+        # Without a profile the engines run beside Docker, as on a Mac.
+        self.docker = bool(self.selected)
+
+    @property
+    def _ports(self) -> list[Port]:
+        here = self._here
+        return [
+            Port("GATEWAY_PORT", here.gateway_port, ENGINES),
+            *self._if("embeddings", Port("EMBED_PORT", here.embed_port, ("embeddings",))),
+            *self._if("rerank", Port("RERANK_PORT", here.rerank_port, ("rerank",))),
+        ]
+
+    def _if(self, profile: str, port: Port) -> list[Port]:
+        return [port] if profile in self.selected else []
+
+    def models(self) -> Iterator[Finding]:
+        """Memory and disk against what the selected tier needs."""
+        if self._here.variet_preset is None:
+            yield failure("preset", "VARIET_PRESET is not set.", "Run: variet init")
+            return
+        manifest = load_manifest()
+        preset = load_preset(self._here.variet_preset)
+        tier = budget(preset, self._here.engine_tier, manifest)
+        yield check_main_memory(ram_mib(self._run), preset.ram_mib)
+        if self.floors and (known := gpus(self._run)).cards:
+            given = self._here.nvidia_visible_devices_llm
+            running = any(one.service in ENGINES and one.well for one in _containers())
+            yield check_memory(known, given, self._needs(tier, known), tier.entry.id, running)
+        if "vllm" not in self.selected:
+            yield check_files(wanted(preset, manifest, tier.entry), Store.of(self._settings))
+        if "vllm" in self.selected or self.selected & {"embeddings", "rerank"}:
+            yield check_hub(self._here.hf_home)
+
+    def _needs(self, tier: TierBudget, known: Gpus) -> list[int]:
+        """MiB of each card that the engine is given. vLLM takes its share whatever the model."""
+        if "vllm" in self.selected:
+            cards, _ = visible(known, self._here.nvidia_visible_devices_llm)
+            return [int(card.total_mib * self._here.gpu_mem_util) for card in cards]
+        return [card.weights + card.kv + card.buffers for card in tier.cards if card.weights]
+
+    def ports_free(self) -> Iterator[Finding]:
+        yield from check_ports(self._here.lan_ip or "127.0.0.1", self._ports, _containers())
+
+    def engines(self) -> Iterator[Finding]:
+        """Each published server answers who has the key, and nobody else."""
+        base = local_url(self._here.lan_ip or "127.0.0.1", 0).rpartition(":")[0]
+        key = self._here.gateway_api_key
+        secret = key.get_secret_value() if key else ""
+        here = self._here
+        if not self.docker or self.selected.intersection(ENGINES):
+            url = f"{base}:{here.gateway_port}/v1/models"
+            yield from check_engine("engine", url, secret, None)
+        if "embeddings" in self.selected:
+            body: dict[str, Any] = {"model": here.tei_model or "", "input": ["doctor"]}
+            url = f"{base}:{here.embed_port}/v1/embeddings"
+            yield from check_engine("embeddings", url, secret, body)
+        if "rerank" in self.selected:
+            ranked: dict[str, Any] = {"query": "doctor", "texts": ["doctor"]}
+            yield from check_engine("rerank", f"{base}:{here.rerank_port}/rerank", secret, ranked)
+
+    def exposure(self) -> Iterator[Finding]:
+        if self._here.lan_ip:
+            yield check_exposure(self._here.lan_ip, self._ports, addresses(self._run))
+
+
+def check_engine(name: str, url: str, key: str, body: dict[str, Any] | None) -> Iterator[Finding]:
+    """Whether it answers with the key, refuses without, and refuses a wrong one."""
+    logs = "Look at: make ps, make logs"
+    answer = ask(url, key, body)
+    if not isinstance(answer, Answer):
+        down = answer.reason == "refused"
+        yield failure(name, answer.detail, "Start it: make up" if down else logs)
+        return
+    if answer.refused:
+        yield failure(
+            name,
+            f"{url} refuses GATEWAY_API_KEY ({answer.status}).",
+            "It was started with another one: make up",
+        )
+        return
+    if answer.status != 200:
+        yield failure(name, f"{url} answered {answer.status}.", logs)
+        return
+    yield ok(name, f"{url} answers")
+    for kind, wrong in (("without a key", None), ("with a wrong key", WRONG_KEY)):
+        other = ask(url, wrong, body)
+        if isinstance(other, Answer) and not other.refused:
+            yield failure(
+                f"{name} key",
+                f"{url} answered {other.status} {kind}: anyone on the network can use it.",
+                "Set GATEWAY_API_KEY (variet init), then: make up",
+            )
+            return
+    yield ok(f"{name} key", "without the key, or with a wrong one, it refuses")
+
+
+def check_main_memory(has: int, needs: int) -> Finding:
+    if has and has < needs:
+        return warning(
+            "memory",
+            f"This host has {has} MiB, and the preset needs {needs}.",
+            "Choose a smaller preset, or add memory: variet init",
+        )
+    return ok("memory", f"{has} MiB; the preset needs {needs}")
+
+
+def wanted(preset: HostPreset, manifest: Manifest, served: ManifestEntry) -> list[ManifestEntry]:
+    """The models of a preset that are files here: what is served, and what works beside it."""
+    beside = [manifest.get(name) for name in (preset.embed, preset.rerank) if name]
+    return [one for one in (served, *beside) if one is not None and one.source.is_web]
+
+
+def check_files(models: list[ManifestEntry], store: Store) -> Finding:
+    """Whether each model's file is here, else whether there is room for it."""
+    missing = [one for one in models if not store.has(one)]
+    if not missing:
+        return ok("models", f"{', '.join(one.id for one in models) or 'none'} in {store.root}")
+    needed = sum(one.source.bytes or 0 for one in missing)
+    free = disk_free(store.root)
+    names = ", ".join(one.id for one in missing)
+    pull = "; ".join(f"variet models pull {one.id}" for one in missing)
+    detail = f"{names} not in {store.root}: {size(needed)} to fetch, {size(free)} free."
+    room = "" if needed < free else "Free some disk space, or set MODEL_STORE to another disk; "
+    return failure("models", detail, f"{room}{pull}")
+
+
+def check_hub(folder: Path) -> Finding:
+    """Room for what an engine fetches by itself."""
+    free = disk_free(folder)
+    detail = f"{folder}, {size(free)} free"
+    if free < HUB_LOW_BYTES:
+        return warning("hub", f"{detail}.", "Models of the hub need tens of gigabytes: free some.")
+    return ok("hub", detail)
+
+
+def _containers() -> list[Container]:
+    """None where Docker does not answer, which is another check's finding."""
+    try:
+        return Compose().containers(timeout_s=CALL_S)
+    except VarietError:
+        return []

@@ -1,0 +1,240 @@
+"""The workstation: Docker, its containers, the way to the brain, Langfuse and the orchestrator."""
+
+import math
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from cli.compose import Compose, Container, profiles
+from cli.doctor.check import Check
+from cli.doctor.clock import check_clock
+from cli.doctor.docker import CALL_S, check_containers, check_docker
+from cli.doctor.finding import Finding, failure, ok, warning
+from cli.doctor.installation import check_orchestrator
+from cli.doctor.network import (
+    OTHER_HOST,
+    Port,
+    check_exposure,
+    check_firewall,
+    check_neighbour,
+    check_ports,
+)
+from cli.doctor.probe import Answer, Silence, ask, own_address
+from cli.doctor.secrets import check_file, check_secrets, current_user
+from cli.host.addresses import addresses
+from cli.host.command import Runner
+from contracts.deployment import Deployment
+from contracts.errors import VarietError
+from contracts.settings import LOOPBACK, Settings, env_file
+from models.manifest import load_manifest
+
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+def checks(
+    here: Deployment, settings: Settings, run: Runner, url: str | None, uid: int | None = None
+) -> list[Check]:
+    """What there is to see on the workstation. `uid`: who looks; default: the present user."""
+    user = current_user() if uid is None else uid
+    hands = _Hands(here, settings, run)
+    return [
+        Check("settings file", lambda: [check_file(env_file(), user)]),
+        Check("secrets", lambda: [check_secrets(here, settings)]),
+        Check("docker", lambda: check_docker(run, False)),
+        Check("ports", hands.ports_free),
+        Check("containers", lambda: check_containers(Compose())),
+        Check("brain", hands.brain),
+        Check("brain's other ports", hands.brains_other_ports),
+        Check("exposure", hands.exposure),
+        Check("firewall", lambda: [check_firewall(run, "hands", settings.bind_addr, user)]),
+        Check("langfuse", hands.langfuse),
+        Check("orchestrator", lambda: check_orchestrator(url, failure, "Start it: make up")),
+    ]
+
+
+class _Hands:
+    def __init__(self, here: Deployment, settings: Settings, run: Runner) -> None:
+        self._here = here
+        self._settings = settings
+        self._run = run
+        self.selected = profiles(here)
+
+    @property
+    def _ports(self) -> list[Port]:
+        found = [Port("PORT", self._settings.port, ("orchestrator",))]
+        if "langfuse" in self.selected:
+            found.append(Port("LANGFUSE_PORT", self._here.langfuse_port, ("langfuse-web",)))
+            found.append(Port("LANGFUSE_S3_PORT", self._here.langfuse_s3_port, ("seaweedfs",)))
+        return found
+
+    def ports_free(self) -> Iterator[Finding]:
+        yield from check_ports(self._settings.bind_addr, self._ports, _containers())
+
+    def brain(self) -> Iterator[Finding]:
+        """The engine, the embeddings, and from what they say of the time, the clock."""
+        found, answers = check_brain(self._settings, self._here.brain_ip)
+        yield from found
+        if answers:
+            yield check_clock(answers)
+
+    def brains_other_ports(self) -> Iterator[Finding]:
+        host = self._here.brain_ip
+        if host is None:
+            return
+        if host in LOOPBACK or own_address(host) == host:
+            yield ok("brain's other ports", f"BRAIN_IP={host} is this host: not looked for")
+            return
+        urls = (self._settings.openai_compat_url, self._settings.embed_url)
+        published = {self._here.gateway_port, self._here.embed_port, self._here.rerank_port}
+        published |= {port for url in urls if url and (port := urlsplit(url).port)}
+        yield check_neighbour(host, frozenset(published))
+
+    def exposure(self) -> Iterator[Finding]:
+        bound = self._settings.bind_addr
+        if bound in EVERYWHERE:
+            yield warning(
+                "exposure",
+                f"BIND_ADDR={bound}: the orchestrator is published on every network of this host.",
+                f"Set BIND_ADDR to one address. {OTHER_HOST}",
+            )
+            return
+        yield check_exposure(bound, self._ports, addresses(self._run))
+
+    def langfuse(self) -> Iterator[Finding]:
+        if "langfuse" not in self.selected:
+            return
+        url = (
+            f"{self._settings.langfuse_base_url or f'http://127.0.0.1:{self._here.langfuse_port}'}"
+        )
+        answer = ask(f"{url}/api/public/health")
+        logs = "Look at: make ps; make logs S=langfuse-web"
+        if isinstance(answer, Silence):
+            yield failure("langfuse", answer.detail, logs)
+        elif answer.status != 200:
+            yield failure("langfuse", f"{url} answered {answer.status}.", logs)
+        else:
+            yield ok("langfuse", f"{url} answers")
+
+
+def check_brain(settings: Settings, brain_ip: str | None) -> tuple[list[Finding], list[Answer]]:
+    """The engine and the embeddings behind the URLs, and each answer that they gave."""
+    answers: list[Answer] = []
+    found = [_check_engine(settings, brain_ip, answers)]
+    if settings.embed_url:
+        found.append(_check_embeddings(settings, settings.embed_url, answers))
+    return found, answers
+
+
+def _check_engine(settings: Settings, brain_ip: str | None, answers: list[Answer]) -> Finding:
+    url = settings.openai_compat_url
+    if url is None:
+        return failure("brain", "OPENAI_COMPAT_URL is not set.", "Run: variet init")
+    answer = ask(f"{url}/models", _key(settings.openai_compat_key))
+    if isinstance(answer, Silence):
+        return failure("brain", answer.detail, _remedy(answer, url, "OPENAI_COMPAT_URL"))
+    answers.append(answer)
+    if answer.refused:
+        return _wrong_key("brain", url, answer, "OPENAI_COMPAT_KEY")
+    listed = answer.json()
+    rows = listed.get("data") if isinstance(listed, dict) else None
+    if answer.status != 200 or not isinstance(rows, list):
+        return _stranger("brain", url, answer, "OPENAI_COMPAT_URL")
+    names = [str(row.get("id")) for row in rows if isinstance(row, dict)]
+    return ok("brain", f"{url} serves {', '.join(names) or 'no model'}")
+
+
+def _check_embeddings(settings: Settings, url: str, answers: list[Answer]) -> Finding:
+    body = {"model": settings.embed_model, "input": ["doctor"], "encoding_format": "float"}
+    answer = ask(f"{url}/embeddings", _key(settings.embed_key), body)
+    if isinstance(answer, Silence):
+        return failure("embeddings", answer.detail, _remedy(answer, url, "EMBED_URL"))
+    answers.append(answer)
+    if answer.refused:
+        return _wrong_key("embeddings", url, answer, "EMBED_KEY")
+    length = _dimension(answer.json()) if answer.status == 200 else None
+    if length is None:
+        return _stranger("embeddings", url, answer, "EMBED_URL")
+    expected = expected_dimension(settings.embed_model)
+    if expected is not None and length != expected:
+        return failure(
+            "embeddings",
+            f"{url} answers {length} numbers, but EMBED_MODEL={settings.embed_model} has"
+            f" {expected}.",
+            "Let EMBED_MODEL be the model that the brain serves, then index anew:"
+            " variet ingest --rebuild",
+        )
+    return ok("embeddings", f"{url} answers {length} dimensions")
+
+
+def expected_dimension(model: str) -> int | None:
+    """The length of a model's vectors by the manifest; None if it is not in there. `model` is an
+    id of the manifest, or a repository on the hub."""
+    entry = load_manifest().get(model.rpartition("/")[2].lower())
+    return entry.dimension if entry else None
+
+
+def _dimension(answer: object) -> int | None:
+    """The length of the one vector that was asked for; None if it is none."""
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    row = rows[0] if isinstance(rows, list) and len(rows) == 1 else None
+    vector = row.get("embedding") if isinstance(row, dict) else None
+    if not isinstance(vector, list) or not vector:
+        return None
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in vector):
+        return None
+    return len(vector)
+
+
+def _remedy(silence: Silence, url: str, setting: str) -> str:
+    """What to do about it, by how the way there ends."""
+    host = urlsplit(url).hostname or ""
+    match silence.reason:
+        case "refused":
+            return (
+                f"The brain is on, but nothing listens there. On it: make up. Or correct {setting}."
+            )
+        case "timeout":
+            mine = own_address(host)
+            admit = f" Its firewall has to admit this host: there, HANDS_IP={mine}." if mine else ""
+            return f"Is the brain on, and {setting} its address?{admit}"
+        case "route":
+            return f"Look at the cable or Wi-Fi of both hosts, and at the address in {setting}."
+        case "name":
+            return f"Write the brain's IP address into {setting}."
+        case "silent":
+            return "It may be loading a model, or hang. On the brain: make ps, make logs"
+        case "stranger":
+            return f"Another program has that port. Correct {setting}; on the brain: make ps"
+
+
+def _wrong_key(name: str, url: str, answer: Answer, setting: str) -> Finding:
+    return failure(
+        name,
+        f"{url} refuses our key ({answer.status}).",
+        f"Copy GATEWAY_API_KEY of the brain's settings to {setting} here, then: make up",
+    )
+
+
+def _stranger(name: str, url: str, answer: Answer, setting: str) -> Finding:
+    if answer.status >= 500:
+        return failure(
+            name, f"{url} answered {answer.status}.", "On the brain: variet doctor, make logs"
+        )
+    return failure(
+        name,
+        f"{url} answered {answer.status}, but not as such a server does.",
+        f"Another program may have that port. Correct {setting}; on the brain: make ps",
+    )
+
+
+def _key(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def _containers() -> list[Container]:
+    """None where Docker does not answer, which is another check's finding."""
+    try:
+        return Compose().containers(timeout_s=CALL_S)
+    except VarietError:
+        return []

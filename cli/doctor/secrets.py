@@ -1,0 +1,110 @@
+"""The file of settings and the secrets in it: who can read it, and what can be guessed."""
+
+import os
+import stat
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from cli.doctor.finding import Finding, failure, ok
+from contracts.deployment import Deployment
+from contracts.settings import Settings
+
+# 128 random bits: 22 characters of base64, 32 of hexadecimal digits.
+LEAST_LENGTH = 22
+LEAST_DISTINCT = 8
+# Typed by a person.
+PASSWORD_LENGTH = 12
+HEX_KEY = "LANGFUSE_ENCRYPTION_KEY"
+HEX_LENGTH = 64
+INIT = "Make it: variet init"
+
+BRAIN = ("gateway_api_key",)
+# Compose wants those of profiles that are off, too.
+HANDS = (
+    "postgres_password",
+    "calibration_token",
+    "logs_token",
+    "workspace_token",
+    "redis_password",
+    "searxng_secret",
+    "langfuse_admin_password",
+    "langfuse_postgres_password",
+    "langfuse_clickhouse_password",
+    "langfuse_s3_secret",
+    "langfuse_salt",
+    "langfuse_encryption_key",
+    "langfuse_nextauth_secret",
+)
+HANDS_SETTINGS = (
+    "openai_compat_key",
+    "embed_key",
+    "variet_api_key",
+    "qdrant_api_key",
+    "langfuse_secret_key",
+)
+
+
+def check_file(path: Path, uid: int) -> Finding:
+    """Whether only its owner can read it, and that is who runs this (`uid`), unless root does."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return failure("settings file", f"{path} is missing.", "Run: variet init")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        return failure(
+            "settings file",
+            f"{path} holds secrets, and others can get at it (mode {mode:04o}).",
+            f"chmod 600 {path}",
+        )
+    if found.st_uid != uid and uid != 0:
+        return failure(
+            "settings file",
+            f"{path} belongs to user {found.st_uid}, not to you ({uid}).",
+            f"sudo chown {uid} {path}",
+        )
+    return ok("settings file", f"{path}, mode {mode:04o}")
+
+
+def check_secrets(here: Deployment, settings: Settings) -> Finding:
+    """Whether each secret that the stack needs is there and long enough. None is shown."""
+    values = _values(here, BRAIN)
+    if here.variet_role == "hands":
+        values = {**_values(here, HANDS), **_values(settings, HANDS_SETTINGS)}
+    problems = [problem for name, value in values.items() if (problem := _weak(name, value))]
+    if not problems:
+        return ok("secrets", f"{len(values)} are set and long enough")
+    missing = any(problem.endswith("is not set") for problem in problems)
+    remedy = INIT if missing else "Empty it in the file of settings, then: variet init"
+    return failure("secrets", f"{'; '.join(problems)}.", remedy)
+
+
+def _values(source: Deployment | Settings, names: tuple[str, ...]) -> dict[str, str]:
+    return {name.upper(): _plain(getattr(source, name)) for name in names}
+
+
+def _plain(value: SecretStr | None) -> str:
+    return value.get_secret_value() if value else ""
+
+
+def _weak(name: str, value: str) -> str:
+    """What is wrong with a secret, without telling it; empty if nothing is."""
+    if not value:
+        return f"{name} is not set"
+    if name == HEX_KEY and (len(value) != HEX_LENGTH or not _hexadecimal(value)):
+        return f"{name} is not {HEX_LENGTH} hexadecimal digits"
+    least = PASSWORD_LENGTH if name.endswith("ADMIN_PASSWORD") else LEAST_LENGTH
+    if len(value) < least:
+        return f"{name} has {len(value)} characters, fewer than {least}"
+    if len(set(value)) < LEAST_DISTINCT:
+        return f"{name} has only {len(set(value))} different characters"
+    return ""
+
+
+def _hexadecimal(value: str) -> bool:
+    return not set(value.lower()) - set("0123456789abcdef")
+
+
+def current_user() -> int:
+    return os.geteuid()
