@@ -13,6 +13,8 @@ class EmbeddingsServer:
 
     def __init__(self, dimension: int) -> None:
         self.failing: int | None = None
+        self.silent = False
+        self._released = threading.Event()
         self.answer: Any = None
         self.requests: list[tuple[dict[str, Any], str | None]] = []
         self._dimension = dimension
@@ -27,6 +29,9 @@ class EmbeddingsServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 served.requests.append((body, self.headers.get("Authorization")))
+                if served.silent:
+                    served._released.wait()
+                    return
                 rows = [
                     {"index": n, "embedding": [b + 1 for b in _digest(text)[: served._dimension]]}
                     for n, text in enumerate(body["input"])
@@ -48,6 +53,7 @@ class EmbeddingsServer:
         self._thread.start()
 
     def stop(self) -> None:
+        self._released.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()

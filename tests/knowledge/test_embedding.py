@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import EngineError, Unavailable
+from orchestrator.knowledge import embedding
 from orchestrator.knowledge.embedding import LocalEmbedder, RemoteEmbedder
 from tests.knowledge.embeddings_server import EmbeddingsServer
 
@@ -64,6 +65,27 @@ async def test_a_failing_and_an_absent_server_are_told_apart(
         await absent.embed(["a"])
     assert down.value.code == "embeddings_unavailable"
     await absent.close()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_server_without_room_is_one_to_wait_for(
+    remote: RemoteEmbedder, server: EmbeddingsServer, status: int
+) -> None:
+    server.failing = status
+    with pytest.raises(Unavailable, match=f"answered {status}"):
+        await remote.embed(["a"], bulk=True)
+
+
+async def test_a_silent_server_costs_a_question_less_time_than_a_batch(
+    remote: RemoteEmbedder, server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "QUERY_TIMEOUT_S", 0.1)
+    server.silent = True
+    with pytest.raises(Unavailable, match="ReadTimeout"):
+        await remote.embed(["a"])
+    monkeypatch.setattr(embedding, "BULK_TIMEOUT_S", 0.1)
+    with pytest.raises(Unavailable, match="ReadTimeout"):
+        await remote.embed(["a"], bulk=True)
 
 
 async def test_bulk_and_query_lanes_give_the_same_vector() -> None:
