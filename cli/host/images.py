@@ -30,6 +30,8 @@ NEEDS = {
     "tei-89": CUDA_12_9,
     "tei-turing": CUDA_12_9,
 }
+# Compute capabilities that an image of TEI has kernels for, from and to.
+COMPUTE = {"tei-86": (8.6, 8.9), "tei-89": (8.9, 8.9), "tei-turing": (7.5, 7.5)}
 OLDER = {"llamacpp-cuda13": "llamacpp-cuda"}
 
 
@@ -56,3 +58,11 @@ def driver_problem(variant: str, found: Gpus) -> str:
 def too_old(variant: str, found: Gpus) -> bool:
     need, major = NEEDS.get(variant), found.driver_major
     return need is not None and major is not None and major < need.least
+
+
+def runs_on(variant: str | None, compute: str) -> bool:
+    """Whether a card of that compute capability is one that the image has kernels for."""
+    if variant not in COMPUTE or not compute:
+        return True
+    least, most = COMPUTE[variant]
+    return least <= float(compute) <= most

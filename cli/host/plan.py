@@ -36,8 +36,9 @@ class Answers:
     """What a person says, or is proposed to them. Folders are absolute. None: not said.
 
     `profiles`: on the brain what runs beside the engine, which the tier decides; on the hands all.
-    `llamacpp`: the variant of the image that fits the driver; None: the preset's. `preset` on the
-    hands is the brain's."""
+    `preset` on the hands is the brain's. The last ones are facts of this host: `llamacpp`, the
+    image's variant that fits its driver (None: the preset's), and `cards`, which of its cards plays
+    each card of the preset (None: in the same order)."""
 
     role: Role
     preset: str | None = None
@@ -53,6 +54,7 @@ class Answers:
     model_store: Path | None = None
     hf_home: Path | None = None
     llamacpp: str | None = None
+    cards: tuple[int, ...] | None = None
     cpus: int | None = None
     uid: int = 1000
     gid: int = 1000
@@ -156,7 +158,7 @@ def _brain(answers: Answers, manifest: Manifest) -> Iterator[Section]:
         },
     )
     yield Section("The chat engine", _engine(answers, preset, manifest))
-    yield Section("Embeddings and reranking", _retrieval(preset, manifest))
+    yield Section("Embeddings and reranking", _retrieval(answers, preset, manifest))
 
 
 def _engine(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
@@ -175,13 +177,14 @@ def _engine(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[st
         "LLAMACPP_MODEL": file,
         "VLLM_MODEL": entry.source.repository if entry.engine == "vllm" else None,
         "GPU_MEM_UTIL": f"{preset.gpu_mem_util:g}" if preset.images.vllm else None,
-        "NVIDIA_VISIBLE_DEVICES_LLM": ",".join(map(str, preset.llm_cards)) or None,
+        "NVIDIA_VISIBLE_DEVICES_LLM": _cards(answers, preset.llm_cards),
         "MODEL_STORE": _text(answers.model_store),
         "HF_HOME": _text(answers.hf_home),
     }
 
 
-def _retrieval(preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
+def _retrieval(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
+    card = () if preset.emb_card is None else (preset.emb_card,)
     embed = manifest.get(preset.embed)
     rerank = manifest.get(preset.rerank) if preset.rerank else None
     return {
@@ -190,7 +193,7 @@ def _retrieval(preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
         "TEI_REVISION": embed.source.revision if embed else None,
         "RERANK_MODEL": rerank.source.repository if rerank else None,
         "RERANK_REVISION": rerank.source.revision if rerank else None,
-        "NVIDIA_VISIBLE_DEVICES_EMB": None if preset.emb_card is None else str(preset.emb_card),
+        "NVIDIA_VISIBLE_DEVICES_EMB": _cards(answers, card),
     }
 
 
@@ -209,8 +212,15 @@ def _hands(answers: Answers, manifest: Manifest) -> Iterator[Section]:
         },
     )
     yield Section("The brain", _link(answers, manifest))
-    langfuse = "http://127.0.0.1:3000" if "langfuse" in profiles else None
-    yield Section("Traces", {"LANGFUSE_BASE_URL": langfuse})
+    langfuse = "langfuse" in profiles
+    yield Section(
+        "Index and traces",
+        {
+            "QDRANT_URL": "http://qdrant:6333" if "qdrant" in profiles else None,
+            "LANGFUSE_BASE_URL": "http://127.0.0.1:3000" if langfuse else None,
+            "LANGFUSE_INTERNAL_URL": "http://langfuse-web:3000" if langfuse else None,
+        },
+    )
 
 
 def _link(answers: Answers, manifest: Manifest) -> dict[str, str | None]:
@@ -263,6 +273,11 @@ def _said(value: str | None, flag: str) -> str:
     if value is None:
         raise SettingsError("no_answer", f"{flag} is not given.", f"Give it: {flag} ...")
     return value
+
+
+def _cards(answers: Answers, wanted: tuple[int, ...]) -> str | None:
+    cards = answers.cards
+    return ",".join(str(cards[one] if cards else one) for one in wanted) or None
 
 
 def _at(ip: str | None, port: int) -> str | None:
