@@ -52,6 +52,7 @@ class QdrantServer:
         self.violations: list[str] = []
         # What the next requests get instead of an answer: a status, or silence.
         self.failing: int | None = None
+        self.retry_after: str | None = None
         self.silent = False
         # Breaks down at the request of this number, counted from 0, before or after doing it.
         self.breaks_at: int | None = None
@@ -80,6 +81,8 @@ class QdrantServer:
                 data = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
+                if served.retry_after and status == 429:
+                    self.send_header("Retry-After", served.retry_after)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -156,7 +159,7 @@ class QdrantServer:
             missing = "not found" in str(error)
             return (404 if missing else 400), _refusal(str(error))
         if said == "GET /":
-            return 200, result
+            return 200, result if self.version else {"hello": "world"}
         answer = {"result": result, "status": "ok", "time": 0.001}
         self.violations += _errors(described["answer"], answer, f"{said} answer")
         return 200, answer

@@ -271,13 +271,22 @@ async def test_collections_of_others_are_left_alone(
     assert set(others) < set(server.collections)
 
 
-@pytest.mark.parametrize("failing", [500, 503, 429])
+@pytest.mark.parametrize(
+    ("failing", "retry_after", "said"),
+    [
+        (500, None, "answered 500"),
+        (503, None, "answered 503"),
+        (429, None, "answered 429"),
+        (429, "3", "refuses for now: Service internal error"),
+        (429, "soon", "refuses for now: Retry-After header value is not a valid integer"),
+    ],
+)
 async def test_a_server_that_fails_is_told_and_works_again_when_it_does(
-    server: QdrantServer, store: QdrantStore, failing: int
+    server: QdrantServer, store: QdrantStore, failing: int, retry_after: str | None, said: str
 ) -> None:
     await filled(store)
-    server.failing = failing
-    with pytest.raises(Unavailable, match=f"QDRANT_URL={server.url} answered {failing}") as down:
+    server.failing, server.retry_after = failing, retry_after
+    with pytest.raises(Unavailable, match=f"QDRANT_URL={server.url} {said}") as down:
         await found(store)
     assert down.value.code == "vector_store_unavailable"
     with pytest.raises(Unavailable):
@@ -344,6 +353,14 @@ async def test_a_server_without_bm25_is_refused(
         await found(store)
     server.version = "1.21.0-dev"
     assert await found(store) == []
+
+
+async def test_something_else_at_the_address_is_told(
+    server: QdrantServer, store: QdrantStore
+) -> None:
+    server.version = ""
+    with pytest.raises(StoreError, match=f"QDRANT_URL={server.url} answers, and not as Qdrant"):
+        await found(store)
 
 
 async def test_a_collection_removed_meanwhile_is_told_and_made_again_by_the_next_document(

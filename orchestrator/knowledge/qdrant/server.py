@@ -5,7 +5,9 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import httpx
+from pydantic import ValidationError
 from qdrant_client import AsyncQdrantClient
+from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import (
     ApiException,
     ResponseHandlingException,
@@ -45,7 +47,7 @@ class Server:
         """The server's answer. Raises VarietError, with the code GONE when it answers 404."""
         try:
             return await request
-        except ApiException as error:
+        except (ApiException, QdrantException) as error:
             raise self._failure(error) from error
 
     async def require_release(self) -> None:
@@ -66,11 +68,17 @@ class Server:
         within = f" within {seconds:g} s" if seconds else " in time"
         return _down(f"QDRANT_URL={self.url} did not answer{within}.")
 
-    def _failure(self, error: ApiException) -> VarietError:
+    def _failure(self, error: ApiException | QdrantException) -> VarietError:
         url = self.url
         if isinstance(error, ResponseHandlingException):
             if isinstance(error.source, httpx.TimeoutException):
                 return self.silent()
+            if isinstance(error.source, ValidationError):
+                return StoreError(
+                    "no_vector_store",
+                    f"QDRANT_URL={url} answers, and not as Qdrant does.",
+                    "Point QDRANT_URL at a Qdrant server, without a path: http://HOST:6333.",
+                )
             why = f"{type(error.source).__name__} {error.source}".splitlines()[0].strip()
             return _down(f"QDRANT_URL={url} does not answer: {why}.")
         if not isinstance(error, UnexpectedResponse):
