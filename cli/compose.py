@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from contracts.errors import SettingsError, Unavailable, VarietError
 from contracts.settings import REPOSITORY, correct_it, env_file
 
 CALL_TIMEOUT_S = 120.0
+POLL_S = 0.5
 BLOCK = 1 << 20
 
 
@@ -149,6 +151,19 @@ class Compose:
             Container(row["Service"], row["State"], row.get("Health", ""), row.get("ExitCode", 0))
             for row in rows
         ]
+
+    def wait_until_well(self, services: list[str], within_s: float) -> None:
+        """Return when these run and are healthy. Raises Unavailable that names those that are not
+        in time."""
+        until = time.monotonic() + within_s
+        while bad := [one for one in self.containers() if one.service in services and not one.well]:
+            if time.monotonic() > until:
+                raise Unavailable(
+                    "not_healthy",
+                    f"After {within_s:.0f} s not healthy: {', '.join(one.service for one in bad)}.",
+                    "Look at: make ps, make logs S=NAME",
+                )
+            time.sleep(POLL_S)
 
 
 def no_docker() -> VarietError:

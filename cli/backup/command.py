@@ -18,8 +18,10 @@ from cli.text import size
 from contracts.deployment import Role, load_deployment
 from contracts.errors import Conflict, StoreError
 from contracts.settings import Settings, env_file, load_settings
+from orchestrator.store.schema import POSTGRES_SCHEMA_VERSION
 
 ENV = "env"
+KNOWN = {**state.KNOWN, "postgres": POSTGRES_SCHEMA_VERSION}
 
 
 def backup(path: Path | None, secrets: bool, console: Console) -> None:
@@ -33,6 +35,7 @@ def backup(path: Path | None, secrets: bool, console: Console) -> None:
         )
     stack = _stack(role, settings, console)
     left_out = ["models, logs and what engines fetched: they can be had again"]
+    schemas = state.schemas(folder)
     with Writer(path) as writer:
         if secrets and env_file().is_file():
             with writer.part(ENV, "settings", env_file().name) as sink:
@@ -44,7 +47,7 @@ def backup(path: Path | None, secrets: bool, console: Console) -> None:
             if state.save(writer, folder):
                 _tell(console, "copied while a stack works on it")
         if stack:
-            stack.save(writer)
+            schemas |= stack.save(writer)
             left_out += stack.left_out
         left_out += _elsewhere(settings, stack is not None)
         writer.finish(
@@ -54,7 +57,7 @@ def backup(path: Path | None, secrets: bool, console: Console) -> None:
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 role=role or "embedded",
                 parts=writer.parts,
-                schemas=state.schemas(folder),
+                schemas=schemas,
                 left_out=left_out,
             )
         )
@@ -121,7 +124,7 @@ def _put_back(reader: Reader, console: Console) -> None:
 
 def _refuse_newer(reader: Reader) -> None:
     for name, version in reader.manifest.schemas.items():
-        known = state.KNOWN.get(name)
+        known = KNOWN.get(name)
         if known is None or version > known:
             raise Conflict(
                 "backup_newer",

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from cli.backup.archive import Reader, Writer
 from cli.backup.manifest import Part
 from cli.compose import Compose
-from contracts.errors import BadRequest, Unavailable
+from contracts.errors import BadRequest
 
 SERVICE = "postgres"
-USER = "variet"
+USER = "postgres"  # by the socket inside the container, where it needs no password
 DUMP_TIMEOUT_S = 3_600.0
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 THEIRS = "SELECT datname, pg_get_userbyid(datdba) FROM pg_database WHERE NOT datistemplate" + (
@@ -45,6 +45,8 @@ def restore(reader: Reader, part: Part, compose: Compose) -> Callable[[], None]:
     for former in (coming, aside):
         _query(compose, "postgres", f'DROP DATABASE IF EXISTS "{former}" WITH (FORCE)')
     _query(compose, "postgres", f'CREATE DATABASE "{coming}" OWNER "{owner}" TEMPLATE template0')
+    # A dump holds the rights on what is in the database, not those on the database itself.
+    _query(compose, "postgres", f'REVOKE ALL ON DATABASE "{coming}" FROM PUBLIC')
     words = ("exec", "-T", SERVICE, "pg_restore", "-U", USER, "--exit-on-error", "-d", coming)
     with reader.open(part) as content:
         compose.feed(*words, source=content)
@@ -80,10 +82,9 @@ def _query(compose: Compose, database: str, sql: str) -> str:
     return compose.call("exec", "-T", SERVICE, *words)
 
 
-def version(compose: Compose, sql: str) -> int | None:
-    """A number that the database `variet` tells, None when it has no such table."""
-    try:
-        said = _query(compose, "variet", sql).strip()
-    except Unavailable:
+def version(compose: Compose) -> int | None:
+    """The schema version of the stores, None before their first start."""
+    there = "SELECT to_regclass('public.schema_versions') IS NOT NULL"
+    if _query(compose, "variet", there).strip() != "t":
         return None
-    return int(said) if said.isdigit() else None
+    return int(_query(compose, "variet", "SELECT max(version) FROM schema_versions"))

@@ -46,7 +46,8 @@ class Stack:
     def left_out(self) -> list[str]:
         return [text for name, text in NOT_SAVED.items() if name in self._services]
 
-    def save(self, writer: Writer) -> None:
+    def save(self, writer: Writer) -> dict[str, int]:
+        """Add all parts; the schema versions of what they hold."""
         with self._quiet(STORES):
             self._tell("databases")
             postgres.save(writer, self._compose)
@@ -56,6 +57,8 @@ class Stack:
             if "qdrant" in self._services:
                 self._tell("index")
                 qdrant.save(writer, self._compose)
+            version = postgres.version(self._compose)
+        return {} if version is None else {postgres.SERVICE: version}
 
     def check(self, parts: list[Part]) -> None:
         """Raises BadRequest when this stack has no place for a part; nothing is touched."""
@@ -120,18 +123,28 @@ class Stack:
         up = {one.service for one in self._compose.containers() if one.state == "running"}
         writers = [name for name in (*WRITERS, *(READERS if start else ())) if name in up]
         stores = [name for name in needed if name in self._services]
+        idle = [name for name in stores if name not in up]
         with ExitStack() as after:
             if start:
                 after.callback(self._up, [])
-            elif writers:
-                after.callback(self._up, writers)
-            if not start and (idle := [name for name in stores if name not in up]):
-                after.callback(self._compose.call, "stop", *idle, timeout_s=START_TIMEOUT_S)
-            if writers:
-                self._tell(f"stopping {', '.join(writers)}")
-                self._compose.call("stop", *writers, timeout_s=START_TIMEOUT_S)
+            else:
+                # `start`, not `up`, which would also bring in settings that changed meanwhile.
+                after.callback(self._start, writers)
+                after.callback(self._stop, idle)
+            self._stop(writers)
             self._up(stores)
             yield
+
+    def _stop(self, services: list[str]) -> None:
+        if services:
+            self._tell(f"stopping {', '.join(services)}")
+            self._compose.call("stop", *services, timeout_s=START_TIMEOUT_S)
+
+    def _start(self, services: list[str]) -> None:
+        if services:
+            self._tell(f"starting {', '.join(services)}")
+            self._compose.call("start", *reversed(services), timeout_s=START_TIMEOUT_S)
+            self._compose.wait_until_well(services, START_TIMEOUT_S)
 
     def _up(self, services: list[str]) -> None:
         """Start these, or all, and wait until they are healthy."""

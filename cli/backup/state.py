@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,12 +40,16 @@ def save(writer: Writer, folder: Path) -> bool:
     SQLite does it, and all else is read again until two readings agree, which is how it was
     between the two. Raises Conflict when it never holds still."""
     with held(folder) as alone, _explained(folder):
+        owner = {"uid": str(folder.stat().st_uid), "gid": str(folder.stat().st_gid)}
         if alone:
-            with writer.part(NAME, "state", str(folder)) as sink:
+            with writer.part(NAME, "state", str(folder), owner) as sink:
                 tree.pack(folder, sink)  # type: ignore[arg-type]
             return False
         for _ in range(ATTEMPTS):
-            with contextlib.suppress(_Moved), writer.part(NAME, "state", str(folder)) as sink:
+            with (
+                contextlib.suppress(_Moved),
+                writer.part(NAME, "state", str(folder), owner) as sink,
+            ):
                 written = tree.pack(folder, sink, live=True)  # type: ignore[arg-type]
                 if tree.fingerprint(folder) != written:
                     raise _Moved
@@ -78,7 +83,7 @@ def restore(reader: Reader, part: Part, folder: Path) -> None:
     `undo`. What goes wrong here leaves the folder as it was."""
     # Made first, so that its locks can be held: nobody may start on it meanwhile.
     with _explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder, part)
     with held(folder) as alone:
         if not alone:
             raise Conflict(
@@ -88,6 +93,15 @@ def restore(reader: Reader, part: Part, folder: Path) -> None:
             )
         with reader.open(part) as content, undamaged(reader, part), _explained(folder):
             tree.unpack(content, folder)
+
+
+def _make(folder: Path, part: Part) -> None:
+    if folder.is_dir():
+        return
+    folder.mkdir(parents=True)
+    uid, gid = part.more.get("uid", ""), part.more.get("gid", "")
+    if os.geteuid() == 0 and uid.isdigit() and gid.isdigit():
+        os.chown(folder, int(uid), int(gid))
 
 
 def settle(folder: Path) -> None:

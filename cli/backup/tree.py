@@ -249,16 +249,16 @@ def _extract(stream: IO[bytes], target: Path) -> None:
             path.mkdir(mode=0o700, exist_ok=True)
             folders.append((path, member))
         elif member.issym():
-            links.append((path, member.linkname))
+            links.append((path, member))
         else:
             assert content
             _write(content, path, member)
     # Links last, so that nothing can be written through one; folders' own rights after that.
-    for path, to in links:
-        path.symlink_to(to)
+    for path, member in links:
+        path.symlink_to(member.linkname)
+        _own(path, member)
     for path, member in reversed(folders):
-        path.chmod(member.mode & 0o777)
-        os.utime(path, (member.mtime, member.mtime))
+        _own(path, member)
 
 
 def _write(content: IO[bytes], path: Path, member: tarfile.TarInfo) -> None:
@@ -272,8 +272,16 @@ def _write(content: IO[bytes], path: Path, member: tarfile.TarInfo) -> None:
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
-    path.chmod(member.mode & 0o777)
-    os.utime(path, (member.mtime, member.mtime))
+    _own(path, member)
+
+
+def _own(path: Path, member: tarfile.TarInfo) -> None:
+    """Rights and time as they were; the owner too, which only root can give."""
+    if os.geteuid() == 0:
+        os.chown(path, member.uid, member.gid, follow_symlinks=False)
+    if not member.issym():
+        path.chmod(member.mode & 0o777)
+        os.utime(path, (member.mtime, member.mtime))
 
 
 def _remove(path: Path) -> None:
