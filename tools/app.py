@@ -50,6 +50,8 @@ class Door:
         if scope["type"] == "http" and scope["path"] == HEALTH:
             await PlainTextResponse("ok\n")(scope, receive, send)
         elif scope["type"] == "http" and not self._knows(scope):
+            host, _ = scope.get("client") or ("somewhere", 0)
+            log.warning("refused a caller without the token, from %s", host)
             await _refusal()(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -69,6 +69,9 @@ class ToolTransport(httpx2.AsyncBaseTransport):
         self._remote = remote
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "DELETE":
+            # The end of a session, which a server that hangs must not hold up.
+            request.extensions["timeout"] = httpx2.Timeout(CONNECT_S).as_dict()
         if request.method != "POST":
             return await self._inner.handle_async_request(request)
         try:
