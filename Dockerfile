@@ -9,7 +9,7 @@ ARG BASE_IMAGE=python:3.12.12-slim-bookworm
 FROM ${BASE_IMAGE} AS base
 RUN groupadd --gid 10001 variet \
  && useradd --uid 10001 --gid variet --home-dir /state --no-create-home --shell /usr/sbin/nologin variet \
- && install -d -o variet -g variet -m 0750 /state \
+ && install -d -o variet -g variet -m 0755 /state \
  && rm -rf /etc/apt /usr/lib/apt /var/lib/apt /usr/lib/dpkg /usr/lib/systemd /usr/lib/udev /usr/lib/mime \
       /usr/lib/*/gconv /usr/lib/*/perl* /usr/lib/*/systemd /usr/lib/*/security /usr/lib/valgrind \
       /usr/lib/*/libapt* /usr/lib/*/libdb-* /usr/lib/*/libgnutls* /usr/lib/*/libp11* \
