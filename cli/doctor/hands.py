@@ -73,7 +73,7 @@ class _Hands:
 
     def brain(self) -> Iterator[Finding]:
         """The engine, the embeddings, and from what they say of the time, the clock."""
-        found, answers = check_brain(self._settings, self._here.brain_ip)
+        found, answers = check_brain(self._settings)
         yield from found
         if answers:
             yield check_clock(answers)
@@ -117,16 +117,16 @@ class _Hands:
             yield ok("langfuse", f"{url} answers")
 
 
-def check_brain(settings: Settings, brain_ip: str | None) -> tuple[list[Finding], list[Answer]]:
+def check_brain(settings: Settings) -> tuple[list[Finding], list[Answer]]:
     """The engine and the embeddings behind the URLs, and each answer that they gave."""
     answers: list[Answer] = []
-    found = [_check_engine(settings, brain_ip, answers)]
+    found = [_check_engine(settings, answers)]
     if settings.embed_url:
         found.append(_check_embeddings(settings, settings.embed_url, answers))
     return found, answers
 
 
-def _check_engine(settings: Settings, brain_ip: str | None, answers: list[Answer]) -> Finding:
+def _check_engine(settings: Settings, answers: list[Answer]) -> Finding:
     url = settings.openai_compat_url
     if url is None:
         return failure("brain", "OPENAI_COMPAT_URL is not set.", "Run: variet init")

@@ -1,9 +1,17 @@
 """Programs of this host in the place of which recorded words are printed."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+
+# What nvidia-smi writes with two RTX 3060 and a model loaded, in the order of cli.host.gpus.
+CARDS = "\n".join(
+    f"{n}, NVIDIA GeForce RTX 3060, GPU-{n}f2e3d4c-1111-2222-3333-444455556666, 580.95.05,"
+    f" 12288, {free}, 8.6"
+    for n, free in ((0, 912), (1, 610))
+)
 
 
 class Programs:
@@ -36,3 +44,8 @@ class Programs:
         program = self._folder / name
         program.write_text(f"#!/bin/sh\n{body}\n")
         program.chmod(0o755)
+
+
+def container(service: str, state: str = "running", health: str = "healthy") -> str:
+    """A line of `docker compose ps --format json`."""
+    return json.dumps({"Service": service, "State": state, "Health": health, "ExitCode": 137})

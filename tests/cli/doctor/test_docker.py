@@ -8,7 +8,7 @@ from cli.compose import Compose
 from cli.doctor.docker import check_containers, check_docker
 from cli.doctor.finding import Finding
 from cli.host.command import Output
-from tests.cli.doctor.programs import Programs
+from tests.cli.doctor.programs import Programs, container
 
 INFO: dict[str, object] = {
     "ServerVersion": "28.5.2",
@@ -61,10 +61,7 @@ def test_cards_need_nvidia_s_runtime() -> None:
 
 
 def rows(*states: tuple[str, str, str]) -> str:
-    return "\n".join(
-        json.dumps({"Service": name, "State": state, "Health": health, "ExitCode": 137})
-        for name, state, health in states
-    )
+    return "\n".join(container(*one) for one in states)
 
 
 @pytest.fixture
