@@ -7,7 +7,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli import __version__, groups
-from cli.options import SETTINGS, AsJson, Collection, RoleOption, Thread, TierOption, Url
+from cli.options import (
+    SETTINGS,
+    AsJson,
+    Collection,
+    Role,
+    RoleOption,
+    Thread,
+    Tier,
+    TierOption,
+    Url,
+)
 
 app = typer.Typer(
     name="variet",
@@ -151,6 +161,135 @@ def chat(thread: Thread = None, tier: TierOption = None, url: Url = None) -> Non
     from cli.chat import chat as talk
 
     talk(url, thread, tier)
+
+
+@app.command()
+def init(
+    role: Annotated[
+        Role | None, typer.Option(metavar="ROLE", show_default=False, help="brain or hands.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="The brain's hardware, on either host: a file of models/hosts.",
+        ),
+    ] = None,
+    tier: Annotated[
+        Tier | None,
+        typer.Option(
+            metavar="TIER",
+            show_default=False,
+            help="Tier that the brain serves. [default: balanced]",
+        ),
+    ] = None,
+    lan_ip: Annotated[
+        str | None,
+        typer.Option(metavar="IP", show_default=False, help="This host's address on the LAN."),
+    ] = None,
+    brain_ip: Annotated[
+        str | None, typer.Option(metavar="IP", show_default=False, help="The brain's address.")
+    ] = None,
+    brain_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            show_default=False,
+            help="Its OpenAI server. [default: http://BRAIN_IP:8000/v1]",
+        ),
+    ] = None,
+    embed_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            show_default=False,
+            help="Its embeddings server. [default: http://BRAIN_IP:8081/v1]",
+        ),
+    ] = None,
+    brain_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            show_default=False,
+            help="Its key, as it prints it; - reads it from standard input.",
+        ),
+    ] = None,
+    hands_ip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IP", show_default=False, help="The workstation's address, for the firewall."
+        ),
+    ] = None,
+    profiles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            show_default=False,
+            help="Brain: embeddings,rerank. Hands: qdrant,langfuse,searxng. Or none.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Folder that tools work in. [default: data/state/workspace]",
+        ),
+    ] = None,
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="File to write. [default: $VARIET_ENV_FILE or .env]",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Take what is proposed, and ask nothing.")
+    ] = False,
+    show_key: Annotated[
+        bool,
+        typer.Option("--show-key", help="Print the brain's key even where it is no terminal."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give this host its role: look at it, ask what is missing, write .env with its secrets.
+
+    The brain has the cards and serves models; the hands are where you work. A second time with the
+    same answers changes nothing; secrets that are set are never changed, lines of your own stay.
+
+    Exit status: 1 if nothing was written, because this host cannot be that.
+
+    \b
+    Examples:
+      variet init
+      variet init --role brain --preset 2x3060 --lan-ip 192.168.1.10 --hands-ip 192.168.1.20
+      variet init --role hands --preset 2x3060 --brain-ip 192.168.1.10 --brain-key KEY
+      variet init --tier deep
+      variet init --profiles qdrant
+    """
+    from cli.init import Given
+    from cli.init import init as give_role
+
+    given = Given(
+        role=role,
+        preset=preset,
+        tier=tier,
+        lan_ip=lan_ip,
+        brain_ip=brain_ip,
+        brain_url=brain_url,
+        embed_url=embed_url,
+        brain_key=brain_key,
+        hands_ip=hands_ip,
+        profiles=profiles,
+        workspace=workspace,
+        env_file=env_file,
+        yes=yes,
+        show_key=show_key,
+        as_json=as_json,
+    )
+    raise typer.Exit(give_role(given))
 
 
 @app.command()

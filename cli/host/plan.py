@@ -158,7 +158,8 @@ def _brain(answers: Answers, manifest: Manifest) -> Iterator[Section]:
         },
     )
     yield Section("The chat engine", _engine(answers, preset, manifest))
-    yield Section("Embeddings and reranking", _retrieval(answers, preset, manifest))
+    if not preset.native:
+        yield Section("Embeddings and reranking", _retrieval(answers, preset, manifest))
 
 
 def _engine(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
@@ -166,11 +167,18 @@ def _engine(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[st
     entry = manifest.get(served.model)
     assert entry is not None, "load_preset has checked it"
     file = f"{entry.id}/{entry.source.file_name}" if entry.source.is_web else None
-    return {
+    common = {
         "ENGINE_TIER": answers.tier,
         "MODEL_ID": entry.id,
         "MAX_MODEL_LEN": str(served.context or entry.context),
+        "MODEL_STORE": _text(answers.model_store),
+        "HF_HOME": _text(answers.hf_home),
         "ENGINE_FLAGS": " ".join(engine_flags(preset, served, entry)),
+    }
+    if preset.native:
+        return common
+    return {
+        **common,
         "ENGINE_MEMORY": f"{preset.engine_memory_mib}m",
         "ENGINE_CPUS": None if answers.cpus is None else str(answers.cpus),
         "LLAMACPP_VARIANT": answers.llamacpp or preset.images.llamacpp,
@@ -178,8 +186,6 @@ def _engine(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[st
         "VLLM_MODEL": entry.source.repository if entry.engine == "vllm" else None,
         "GPU_MEM_UTIL": f"{preset.gpu_mem_util:g}" if preset.images.vllm else None,
         "NVIDIA_VISIBLE_DEVICES_LLM": _cards(answers, preset.llm_cards),
-        "MODEL_STORE": _text(answers.model_store),
-        "HF_HOME": _text(answers.hf_home),
     }
 
 

@@ -154,7 +154,7 @@ def _address(answers: Answers, host: Host) -> Iterator[Problem]:
     if ip is None:
         return
     if not host.has_address(ip) and not ip_address(ip).is_loopback:
-        known = ", ".join(one.ip for one in host.addresses) or "none"
+        known = ", ".join(one.ip for one in host.addresses if not one.virtual) or "none"
         yield Problem(
             f"LAN_IP={ip} is no address of this machine (it has: {known})",
             "Nothing can be published there; give one of those: --lan-ip",

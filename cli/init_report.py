@@ -1,0 +1,235 @@
+"""What `variet init` tells: the machine, what does not fit, what was written, what comes next."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cli.host import secret
+from cli.host.facts import Host
+from cli.host.plan import Answers
+from cli.host.problems import Problem
+from cli.show import line
+from cli.text import exact, size
+from contracts.manifest import ManifestEntry
+from contracts.preset import HostPreset
+from contracts.settings import REPOSITORY
+from models.flags import engine_flags
+from models.manifest import load_manifest, load_preset
+from models.store import Store
+
+MIB = 2**20
+WIDTH = 12
+
+
+@dataclass(frozen=True)
+class ToFetch:
+    """A model that is not here. `size` in bytes; `by` says who fetches it."""
+
+    id: str
+    size: int
+    by: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`before` and `after` are the values of the file."""
+
+    path: Path
+    answers: Answers
+    host: Host
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    problems: Sequence[Problem]
+    missing: Sequence[ToFetch]
+
+    @property
+    def changes(self) -> dict[str, str | None]:
+        """New and changed values, masked; None: the line is gone."""
+        new = {n: v for n, v in self.after.items() if self.before.get(n) != v}
+        gone = [name for name in self.before if name not in self.after]
+        masked: dict[str, str | None] = {n: secret.masked(n, v) for n, v in new.items()}
+        return masked | dict.fromkeys(gone)
+
+    def as_json(self, folders: list[str], written: bool, show_key: bool) -> dict[str, Any]:
+        return {
+            "file": str(self.path),
+            "written": written,
+            "role": self.answers.role,
+            "preset": self.answers.preset,
+            "changes": self.changes,
+            "folders": folders,
+            "host": asdict(self.host),
+            "problems": [asdict(problem) for problem in self.problems],
+            "to_fetch": [asdict(one) for one in self.missing],
+            "next": [command for command, _ in next_steps(self, show_key)] if written else [],
+        }
+
+
+def to_fetch(answers: Answers) -> list[ToFetch]:
+    """The models of the chosen tier and of retrieval that are not on this disk yet."""
+    if answers.role == "hands" or answers.preset is None:
+        return []
+    preset, manifest = load_preset(answers.preset), load_manifest()
+    ids = (preset.tiers[answers.tier].model, *_retrieval(answers, preset))
+    entries = [entry for one in ids if (entry := manifest.get(one))]
+    return [_fetch(entry) for entry in entries if not _here(entry, answers)]
+
+
+def print_host(outcome: Outcome, console: Console) -> None:
+    for name, fact in _facts(outcome.host):
+        line(console, f"{name:<{WIDTH}}", "bold", end="")
+        line(console, exact(fact))
+    for problem in outcome.problems:
+        mark, style = ("✗", "red") if problem.fatal else ("!", "yellow")
+        line(console, f"{mark} {exact(problem.text)}.", style)
+        line(console, f"  → {exact(problem.remedy)}", style)
+
+
+def print_refusal(outcome: Outcome, console: Console) -> None:
+    line(console, f"Nothing was written to {outcome.path}.", "red")
+
+
+def print_written(outcome: Outcome, folders: list[str], console: Console) -> None:
+    line(console, "")
+    if not outcome.changes:
+        line(console, f"{outcome.path} is as it has to be: nothing changed.", "green")
+    else:
+        line(console, f"Wrote {outcome.path} (readable by its owner only):", "green")
+    for name, value in outcome.changes.items():
+        line(console, f"  {name}={exact(value)}" if value is not None else f"  {name} is gone")
+    for folder in folders:
+        line(console, f"Made {folder}")
+
+
+def print_next(outcome: Outcome, console: Console, show_key: bool) -> None:
+    line(console, "")
+    line(console, "What comes next:", "bold")
+    for command, why in next_steps(outcome, show_key):
+        line(console, f"  {why}:" if why else "")
+        line(console, f"    {exact(command)}", "bold")
+
+
+def next_steps(outcome: Outcome, show_key: bool) -> Iterator[tuple[str, str]]:
+    """Commands, each with what it is for."""
+    answers = outcome.answers
+    variet, make = _prefix(outcome.path)
+    for one in outcome.missing:
+        if one.by == "":
+            yield f"{variet} models pull {one.id}", f"Fetch the model ({size(one.size)})"
+    if answers.role == "hands":
+        yield f"{make} up", "Start the stack"
+        yield f"{make} smoke", "Try all that it promises"
+        return
+    preset = load_preset(answers.preset or "")
+    if preset.native:
+        yield from _native(outcome, preset)
+    else:
+        yield f"{make} up", _engines_fetch(outcome) or "Start the engine"
+        yield f"{make} smoke", "Try all that it promises"
+    if answers.hands_ip and not preset.native:
+        flag = "" if outcome.path == REPOSITORY / ".env" else f" --env-file {outcome.path}"
+        rules = f"sudo services/firewall/firewall.sh apply{flag}"
+        yield rules, f"Let nobody but {answers.hands_ip} reach its ports"
+    key = outcome.after["GATEWAY_API_KEY"] if show_key else "KEY"
+    where = "On the workstation" + ("" if show_key else "; KEY is GATEWAY_API_KEY of this file")
+    yield (
+        f"variet init --role hands --preset {answers.preset} {_address(outcome)} --brain-key {key}",
+        where,
+    )
+
+
+def _address(outcome: Outcome) -> str:
+    """How the workstation names this brain, with its ports where they are not the usual ones."""
+    ip, after = outcome.answers.lan_ip, outcome.after
+    chat, embed = after.get("GATEWAY_PORT", "8000"), after.get("EMBED_PORT", "8081")
+    named = f"--brain-ip {ip}"
+    if chat != "8000":
+        named += f" --brain-url http://{ip}:{chat}/v1"
+    if embed != "8081":
+        named += f" --embed-url http://{ip}:{embed}/v1"
+    return named
+
+
+def _native(outcome: Outcome, preset: HostPreset) -> Iterator[tuple[str, str]]:
+    """llama-server's command lines, for a host whose engines run outside Docker."""
+    answers, manifest = outcome.answers, load_manifest()
+    served = preset.tiers[answers.tier]
+    store = Store(Path(outcome.after["MODEL_STORE"]))
+    entry, embed = manifest.get(served.model), manifest.get(preset.embed)
+    assert entry is not None and embed is not None, "load_preset has checked it"  # noqa: PT018
+    if not store.has(embed):
+        size_text = size(embed.source.bytes or 0)
+        yield f"{_prefix(outcome.path)[0]} models pull {embed.id}", f"And this one ({size_text})"
+    key = f'LLAMA_API_KEY="$(sed -n s/^GATEWAY_API_KEY=//p {outcome.path})"'
+    flags = " ".join(engine_flags(preset, served, entry))
+    yield (
+        f"{key} llama-server --model '{store.path(entry)}' {_served_as(outcome, entry)}"
+        f" --ctx-size {outcome.after['MAX_MODEL_LEN']} {flags}",
+        "Start the chat engine, in a terminal of its own (brew install llama.cpp)",
+    )
+    yield (
+        f"{key} llama-server --model '{store.path(embed)}' --embeddings --pooling cls"
+        f" --host {answers.lan_ip} --port {outcome.after.get('EMBED_PORT', '8081')}"
+        f" --ctx-size {embed.context} --n-gpu-layers all",
+        "Start the embeddings, in another one",
+    )
+
+
+def _served_as(outcome: Outcome, entry: ManifestEntry) -> str:
+    return (
+        f"--alias fast,balanced,deep,default,{entry.id} --host {outcome.answers.lan_ip}"
+        f" --port {outcome.after.get('GATEWAY_PORT', '8000')} --jinja --metrics"
+    )
+
+
+def _prefix(path: Path) -> tuple[str, str]:
+    """How `variet` and `make` are called with that file."""
+    if path == REPOSITORY / ".env":
+        return ".venv/bin/variet", "make"
+    return f"VARIET_ENV_FILE={path} .venv/bin/variet", f"make ENV_FILE={path}"
+
+
+def _engines_fetch(outcome: Outcome) -> str:
+    fetched = [f"{one.id}, {size(one.size)}" for one in outcome.missing if one.by]
+    return f"Start it; it fetches by itself about: {'; '.join(fetched)}" if fetched else ""
+
+
+def _retrieval(answers: Answers, preset: HostPreset) -> Iterator[str]:
+    profiles = preset.profiles if answers.profiles is None else answers.profiles
+    if "embeddings" in profiles:
+        yield preset.embed
+    if "rerank" in profiles and preset.rerank:
+        yield preset.rerank
+
+
+def _here(entry: ManifestEntry, answers: Answers) -> bool:
+    assert answers.model_store and answers.hf_home, "the brain has both"  # noqa: PT018
+    if entry.source.repository is None:
+        return Store(answers.model_store).has(entry)
+    name = f"models--{entry.source.repository.replace('/', '--')}"
+    return (answers.hf_home / "hub" / name / "snapshots").is_dir()
+
+
+def _fetch(entry: ManifestEntry) -> ToFetch:
+    """TEI's repositories hold 32 bits per number, of which it keeps 16."""
+    times = 2 if entry.engine == "tei" else 1
+    by = "" if entry.source.is_web else entry.engine
+    return ToFetch(entry.id, (entry.weights or 0) * times * MIB, by)
+
+
+def _facts(host: Host) -> Iterator[tuple[str, str]]:
+    for gpu in host.gpus.cards:
+        free = f"{gpu.free_mib} of {gpu.total_mib} MiB free"
+        yield f"card {gpu.index}", f"{gpu.name}, {free}, driver {gpu.driver}"
+    if not host.gpus.cards:
+        yield "cards", f"none ({host.gpus.problem})"
+    yield "memory", f"{host.ram_mib} MiB, {host.cpus} processor cores"
+    yield "disk", f"{size(host.disk_free)} free"
+    engine = host.docker.engine or f"none ({host.docker.problem})"
+    yield "docker", f"engine {engine}, Compose {host.docker.compose or 'none'}"
+    real = [one for one in host.addresses if not one.virtual]
+    known = [f"{one.ip} ({one.interface or 'default'})" for one in real]
+    yield "addresses", ", ".join(known) or "none"
