@@ -152,7 +152,7 @@ def _user() -> str:
 @contextmanager
 def _container() -> Iterator[Server]:
     try:
-        import docker
+        import docker  # type: ignore[import-untyped]
         from testcontainers.community.postgres import PostgresContainer
         from testcontainers.core.config import testcontainers_config
     except ImportError as error:

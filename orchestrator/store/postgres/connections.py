@@ -50,8 +50,11 @@ class Connections:
     Raises StoreUnavailable when the server does not answer in time, StoreError for its faults;
     psycopg.IntegrityError and defects of ours pass through."""
 
-    def __init__(self, address: Address, size: int, durable: bool) -> None:
+    def __init__(
+        self, address: Address, size: int, durable: bool, patience_s: float = PATIENCE_S
+    ) -> None:
         self.address = address
+        self.patience_s = patience_s
         self._size = size
         self._durable = durable
         self._free = asyncio.Semaphore(size)
@@ -67,18 +70,18 @@ class Connections:
         async def fetch(connection: Connection, _again: bool) -> list[Row]:
             return await rows(connection, sql, values)
 
-        task = asyncio.ensure_future(self._do(fetch, PATIENCE_S))
+        task = asyncio.ensure_future(self._do(fetch, self.patience_s))
         self._reading.add(task)
         task.add_done_callback(self._has_read)
         return await asyncio.shield(task)
 
-    async def write(self, work: Work[T], patience_s: float = PATIENCE_S) -> T:
+    async def write(self, work: Work[T], patience_s: float | None = None) -> T:
         """Carry out `work` to its end, whoever is cancelled meanwhile. It is called again after a
         break of the connection, then with True."""
-        return await uninterrupted(self._do(work, patience_s))
+        return await uninterrupted(self._do(work, patience_s or self.patience_s))
 
     async def change(
-        self, sql: str, values: Values | None = None, patience_s: float = PATIENCE_S
+        self, sql: str, values: Values | None = None, patience_s: float | None = None
     ) -> list[Row]:
         """A statement that may be carried out twice without harm; the rows that it returns."""
 

@@ -94,7 +94,7 @@ class PostgresJournal:
         async def decide(connection: Connection, again: bool) -> bool:
             if await rows(connection, DECIDE, values):
                 return True
-            mine = "SELECT FROM approvals WHERE id = %(id)s AND write = %(write)s"
+            mine = "SELECT 1 FROM approvals WHERE id = %(id)s AND write = %(write)s"
             return again and bool(await rows(connection, mine, values))
 
         return await self._db.write(decide)

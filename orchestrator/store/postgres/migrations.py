@@ -6,6 +6,7 @@ from contracts.errors import StoreError
 from orchestrator.store.postgres.address import Address
 from orchestrator.store.postgres.connections import Connection
 from orchestrator.store.postgres.faults import explained
+from orchestrator.store.schema import POSTGRES_SCHEMA_VERSION
 
 LOCK = 0x56415249_4554  # "VARIET": two orchestrators that start at once migrate one by one
 
@@ -72,6 +73,7 @@ CREATE TABLE executions (
 CREATE INDEX executions_run ON executions (run_id);
 """
 MIGRATIONS = (_FIRST,)
+assert len(MIGRATIONS) == POSTGRES_SCHEMA_VERSION
 
 
 async def migrate(connection: Connection, address: Address) -> None:
@@ -102,7 +104,7 @@ async def _migrate(connection: Connection, address: Address) -> None:
     )
     cursor = await connection.execute("SELECT coalesce(max(version), 0) FROM schema_versions")
     found = (await cursor.fetchone() or (0,))[0]
-    known = len(MIGRATIONS)
+    known = POSTGRES_SCHEMA_VERSION
     if found > known:
         raise StoreError(
             "store_version",

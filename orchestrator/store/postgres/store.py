@@ -411,7 +411,7 @@ class PostgresStore:
 async def _was_written(connection: Connection, values: Mapping[str, Any]) -> bool:
     """Whether it was this very write that was carried out, before the connection broke."""
     found = await rows(
-        connection, "SELECT FROM runs WHERE id = %(run)s AND write = %(write)s", values
+        connection, "SELECT 1 FROM runs WHERE id = %(run)s AND write = %(write)s", values
     )
     return bool(found)
 
