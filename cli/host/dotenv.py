@@ -82,7 +82,7 @@ class EnvFile:
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)
-        except BaseException:
+        except BaseException:  # boundary: the half-written file goes, whatever stopped it
             Path(name).unlink(missing_ok=True)
             raise
 
