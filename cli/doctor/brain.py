@@ -1,6 +1,7 @@
 """The brain: Docker, cards, models, the published engines and who may use them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def checks(
         Check("lan address", lambda: [check_lan_address(here.lan_ip, addresses(run))]),
         Check("ports", brain.ports_free),
         *([Check("containers", lambda: check_containers(Compose()))] if brain.docker else []),
-        Check("engines", brain.engines),
+        *(Check(name, look) for name, look in brain.engines()),
         Check("exposure", brain.exposure),
         Check("firewall", lambda: [check_firewall(run, "brain", "", user)]),
     ]
@@ -109,22 +110,36 @@ class _Brain:
     def ports_free(self) -> Iterator[Finding]:
         yield from check_ports(self._here.lan_ip or "127.0.0.1", self._ports, _containers())
 
-    def engines(self) -> Iterator[Finding]:
-        """Each published server answers who has the key, and nobody else."""
-        base = local_url(self._here.lan_ip or "127.0.0.1", 0).rpartition(":")[0]
-        key = self._here.gateway_api_key
-        secret = key.get_secret_value() if key else ""
+    def engines(self) -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
+        """Each published server: whether it answers who has the key, and nobody else."""
         here = self._here
-        if not self.docker or self.selected.intersection(ENGINES):
-            url = f"{base}:{here.gateway_port}/v1/models"
-            yield from check_engine("engine", url, secret, None)
-        if "embeddings" in self.selected:
-            body: dict[str, Any] = {"model": here.tei_model or "", "input": ["doctor"]}
-            url = f"{base}:{here.embed_port}/v1/embeddings"
-            yield from check_engine("embeddings", url, secret, body)
-        if "rerank" in self.selected:
-            ranked: dict[str, Any] = {"query": "doctor", "texts": ["doctor"]}
-            yield from check_engine("rerank", f"{base}:{here.rerank_port}/rerank", secret, ranked)
+        base = local_url(here.lan_ip or "127.0.0.1", 0).rpartition(":")[0]
+        key = here.gateway_api_key.get_secret_value() if here.gateway_api_key else ""
+        embed = {"model": here.tei_model or "", "input": ["doctor"]}
+        rerank = {"query": "doctor", "texts": ["doctor"]}
+        asked: list[tuple[str, bool, str, dict[str, Any] | None]] = [
+            (
+                "engine",
+                not self.docker or bool(self.selected.intersection(ENGINES)),
+                f"{base}:{here.gateway_port}/v1/models",
+                None,
+            ),
+            (
+                "embeddings",
+                "embeddings" in self.selected,
+                f"{base}:{here.embed_port}/v1/embeddings",
+                embed,
+            ),
+            (
+                "rerank",
+                "rerank" in self.selected,
+                f"{base}:{here.rerank_port}/rerank",
+                rerank,
+            ),
+        ]
+        for name, on, url, body in asked:
+            if on:
+                yield name, partial(check_engine, name, url, key, body)
 
     def exposure(self) -> Iterator[Finding]:
         if self._here.lan_ip:

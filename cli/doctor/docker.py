@@ -83,7 +83,9 @@ def check_containers(compose: Compose) -> Iterator[Finding]:
 def _unwell(one: Container) -> Finding:
     name, logs = f"container {one.service}", f"Look at: make logs S={one.service}"
     if one.health == "starting":
-        return warning(name, "It is starting: loading a model takes minutes.", logs)
+        return warning(name, "It is starting; an engine that loads a model takes minutes.", logs)
+    if one.state == "created":
+        return warning(name, "It waits until those that it needs are well.", "Look at: make ps")
     if one.state == "running":
         return failure(name, f"It runs, but is {one.health}.", logs)
     if one.state == "exited" and one.exit_code == 0:

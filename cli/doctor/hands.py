@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from cli.compose import Compose, Container, profiles
 from cli.doctor.check import Check
-from cli.doctor.clock import check_clock
+from cli.doctor.clock import check_clock, seconds_ahead
 from cli.doctor.docker import CALL_S, check_containers, check_docker
 from cli.doctor.finding import Finding, failure, ok, warning
 from cli.doctor.installation import check_orchestrator
@@ -30,6 +30,8 @@ from contracts.settings import LOOPBACK, Settings, env_file
 from models.manifest import load_manifest
 
 EVERYWHERE = ("0.0.0.0", "::")
+# After such a silence there is no time for another question.
+SLOW = ("timeout", "silent", "route")
 
 
 def checks(
@@ -44,7 +46,9 @@ def checks(
         Check("docker", lambda: check_docker(run, False)),
         Check("ports", hands.ports_free),
         Check("containers", lambda: check_containers(Compose())),
-        Check("brain", hands.brain),
+        Check("brain", lambda: [check_engine(settings)]),
+        Check("embeddings", hands.embeddings),
+        Check("clock", lambda: check_clocks(settings)),
         Check("brain's other ports", hands.brains_other_ports),
         Check("exposure", hands.exposure),
         Check("firewall", lambda: [check_firewall(run, "hands", settings.bind_addr, user)]),
@@ -71,12 +75,9 @@ class _Hands:
     def ports_free(self) -> Iterator[Finding]:
         yield from check_ports(self._settings.bind_addr, self._ports, _containers())
 
-    def brain(self) -> Iterator[Finding]:
-        """The engine, the embeddings, and from what they say of the time, the clock."""
-        found, answers = check_brain(self._settings)
-        yield from found
-        if answers:
-            yield check_clock(answers)
+    def embeddings(self) -> Iterator[Finding]:
+        if self._settings.embed_url:
+            yield check_embeddings(self._settings, self._settings.embed_url)
 
     def brains_other_ports(self) -> Iterator[Finding]:
         host = self._here.brain_ip
@@ -117,23 +118,14 @@ class _Hands:
             yield ok("langfuse", f"{url} answers")
 
 
-def check_brain(settings: Settings) -> tuple[list[Finding], list[Answer]]:
-    """The engine and the embeddings behind the URLs, and each answer that they gave."""
-    answers: list[Answer] = []
-    found = [_check_engine(settings, answers)]
-    if settings.embed_url:
-        found.append(_check_embeddings(settings, settings.embed_url, answers))
-    return found, answers
-
-
-def _check_engine(settings: Settings, answers: list[Answer]) -> Finding:
+def check_engine(settings: Settings) -> Finding:
+    """Whether the brain answers and takes our key; if not, which of the ways to fail it is."""
     url = settings.openai_compat_url
     if url is None:
         return failure("brain", "OPENAI_COMPAT_URL is not set.", "Run: variet init")
     answer = ask(f"{url}/models", _key(settings.openai_compat_key))
     if isinstance(answer, Silence):
         return failure("brain", answer.detail, _remedy(answer, url, "OPENAI_COMPAT_URL"))
-    answers.append(answer)
     if answer.refused:
         return _wrong_key("brain", url, answer, "OPENAI_COMPAT_KEY")
     listed = answer.json()
@@ -144,12 +136,12 @@ def _check_engine(settings: Settings, answers: list[Answer]) -> Finding:
     return ok("brain", f"{url} serves {', '.join(names) or 'no model'}")
 
 
-def _check_embeddings(settings: Settings, url: str, answers: list[Answer]) -> Finding:
+def check_embeddings(settings: Settings, url: str) -> Finding:
+    """Whether the server at `url` embeds, with vectors of the length that EMBED_MODEL has."""
     body = {"model": settings.embed_model, "input": ["doctor"], "encoding_format": "float"}
     answer = ask(f"{url}/embeddings", _key(settings.embed_key), body)
     if isinstance(answer, Silence):
         return failure("embeddings", answer.detail, _remedy(answer, url, "EMBED_URL"))
-    answers.append(answer)
     if answer.refused:
         return _wrong_key("embeddings", url, answer, "EMBED_KEY")
     length = _dimension(answer.json()) if answer.status == 200 else None
@@ -165,6 +157,29 @@ def _check_embeddings(settings: Settings, url: str, answers: list[Answer]) -> Fi
             " variet ingest --rebuild",
         )
     return ok("embeddings", f"{url} answers {length} dimensions")
+
+
+def check_clocks(settings: Settings) -> Iterator[Finding]:
+    """Ask the brain's servers, one after the other, until one tells the time. Nothing where none
+    answers: that is told by others."""
+    questions: list[tuple[str, str | None]] = []
+    if settings.openai_compat_url:
+        key = _key(settings.openai_compat_key)
+        questions.append((f"{settings.openai_compat_url}/models", key))
+    if settings.embed_url:
+        # Not below /v1, and open to all, with TEI and with llama-server.
+        questions.append((f"{settings.embed_url.removesuffix('/v1')}/health", None))
+    answers: list[Answer] = []
+    for url, key in questions:
+        answer = ask(url, key)
+        if isinstance(answer, Answer):
+            answers.append(answer)
+            if seconds_ahead(answer) is not None:
+                break
+        elif answer.reason in SLOW:
+            break
+    if answers:
+        yield check_clock(answers)
 
 
 def expected_dimension(model: str) -> int | None:

@@ -185,7 +185,7 @@ def check_firewall(run: Runner, role: Role, bind_addr: str, uid: int) -> Finding
         if done.ok:
             return ok("firewall", done.out.strip())
         said = (done.error or done.out).strip().splitlines() or ["it ended without a word"]
-        return warning("firewall", said[-1], remedy)
+        return warning("firewall", said[-1], remedy if done.status == 1 else f"Then: {remedy}")
     if run(("systemctl", "is-active", UNIT)).ok:
         return ok("firewall", f"{UNIT} has applied the rules")
     return warning(

@@ -13,7 +13,7 @@ import httpx2
 from cli.text import exact
 
 CONNECT_S = 3.0
-ANSWER_S = 4.0
+ANSWER_S = 5.0
 NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 Reason = Literal["name", "route", "refused", "timeout", "silent", "stranger"]
 

@@ -71,18 +71,19 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 def test_each_container_that_is_not_well_is_named(programs: Programs) -> None:
     programs.docker(
-        services="postgres orchestrator logs workspace calibration",
+        services="postgres orchestrator logs workspace calibration redis",
         ps=rows(
             ("postgres", "running", "healthy"),
             ("orchestrator", "running", "unhealthy"),
             ("logs", "running", "starting"),
             ("workspace", "exited", ""),
+            ("redis", "created", ""),
         ),
     )
     seen = {one.name: one for one in check_containers(Compose())}
-    assert "1 of 5 are well: postgres" in seen["containers"].detail
+    assert "1 of 6 are well: postgres" in seen["containers"].detail
     assert "make logs S=orchestrator" in seen["container orchestrator"].remedy
-    assert seen["container logs"].status == "warning"
+    assert seen["container logs"].status == seen["container redis"].status == "warning"
     assert "exit status 137" in seen["container workspace"].detail
     assert "make up" in seen["container calibration"].remedy
 

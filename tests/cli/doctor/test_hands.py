@@ -9,8 +9,13 @@ import pytest
 from cli.doctor import hands, network
 from cli.doctor.examination import examine
 from cli.doctor.finding import Finding
-from cli.doctor.hands import check_brain, expected_dimension
-from cli.doctor.probe import Answer, Silence
+from cli.doctor.hands import (
+    check_clocks,
+    check_embeddings,
+    check_engine,
+    expected_dimension,
+)
+from cli.doctor.probe import Silence
 from cli.doctor.secrets import HANDS, HANDS_SETTINGS
 from contracts.settings import Settings
 from tests.cli.conftest import Variet
@@ -29,8 +34,14 @@ def settings(**values: str) -> Settings:
 
 
 async def brain(**values: str) -> dict[str, Finding]:
-    found, _ = await asyncio.to_thread(check_brain, settings(**values))
-    return {one.name: one for one in found}
+    def look() -> dict[str, Finding]:
+        given = settings(**values)
+        seen = {"brain": check_engine(given)}
+        if given.embed_url:
+            seen["embeddings"] = check_embeddings(given, given.embed_url)
+        return seen
+
+    return await asyncio.to_thread(look)
 
 
 async def test_a_brain_that_answers_is_well() -> None:
@@ -77,8 +88,8 @@ def test_each_way_of_not_answering_has_a_remedy_of_its_own(monkeypatch: pytest.M
     for reason in ("name", "route", "refused", "timeout", "silent", "stranger"):
         silence = Silence(reason, "It is silent.")
         monkeypatch.setattr(hands, "ask", lambda *_, silence=silence: silence)
-        (found,), answers = check_brain(settings(openai_compat_url=url))
-        assert (found.status, answers) == ("failure", [])
+        found = check_engine(settings(openai_compat_url=url))
+        assert found.status == "failure"
         remedies[reason] = found.remedy
     assert len(set(remedies.values())) == len(remedies)
     assert "HANDS_IP=127.0.0.1" in remedies["timeout"], "this host's address on the way there"
@@ -223,9 +234,16 @@ async def test_an_orchestrator_that_does_not_run_is_a_failure_here(
     assert json.loads(text[end:])["role"] == "brain"
 
 
-def test_an_answer_of_the_brain_is_kept_for_the_clock() -> None:
+async def test_the_clock_is_that_of_whichever_server_tells_the_time() -> None:
+    def statuses(**values: str) -> list[str]:
+        return [one.status for one in check_clocks(settings(**values))]
+
     with EmbeddingsServer(8) as embeddings:
-        url = embeddings.url
-        _, answers = check_brain(settings(openai_compat_url=url, embed_url=url))
-    assert all(isinstance(one, Answer) for one in answers)
-    assert "date" in answers[-1].headers
+        async with ScriptedEngine() as engine:
+            mute = {"openai_compat_url": engine.url}
+            assert await asyncio.to_thread(lambda: statuses(**mute)) == ["warning"]
+            both = {**mute, "embed_url": embeddings.url}
+            assert await asyncio.to_thread(lambda: statuses(**both)) == ["ok"]
+            await engine.stop()
+            assert await asyncio.to_thread(lambda: statuses(**both)) == ["ok"]
+            assert await asyncio.to_thread(lambda: statuses(**mute)) == [], "told by others"
