@@ -96,9 +96,22 @@ class _Brain:
             running = any(one.service in ENGINES and one.well for one in _containers())
             yield check_memory(known, given, self._needs(tier, known), tier.entry.id, running)
         if "vllm" not in self.selected:
-            yield check_files(wanted(preset, manifest, tier.entry), Store.of(self._settings))
+            yield self._files(wanted(preset, manifest, tier.entry), tier.entry)
         if "vllm" in self.selected or self.selected & {"embeddings", "rerank"}:
             yield check_hub(self._here.hf_home)
+
+    def _files(self, models: list[ManifestEntry], served: ManifestEntry) -> Finding:
+        """LLAMACPP_MODEL may name another file than the tier's."""
+        store, chosen = Store.of(self._settings), self._here.llamacpp_model
+        if chosen is None or store.root / chosen == store.path(served):
+            return check_files(models, store)
+        if (store.root / chosen).is_file():
+            return ok("models", f"LLAMACPP_MODEL={chosen} in {store.root}, not the tier's own")
+        return failure(
+            "models",
+            f"LLAMACPP_MODEL={chosen} is not in {store.root}.",
+            f"Correct it, or serve the tier's own: variet init; variet models pull {served.id}",
+        )
 
     def _needs(self, tier: TierBudget, known: Gpus) -> list[int]:
         """MiB of each card that the engine is given. vLLM takes its share whatever the model."""

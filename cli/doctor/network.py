@@ -179,13 +179,14 @@ def check_firewall(run: Runner, role: Role, bind_addr: str, uid: int) -> Finding
     anyone can see whether the systemd unit that applies them has."""
     if role == "hands" and bind_addr in LOOPBACK:
         return ok("firewall", "not needed: nothing is published on the LAN")
-    remedy = f"sudo {FIREWALL} apply; what that does: {FIREWALL} show"
+    remedy = f"sudo {FIREWALL} apply (what that does: {FIREWALL} show)"
     if uid == 0:
         done = run((str(FIREWALL), "check"))
         if done.ok:
             return ok("firewall", done.out.strip())
-        said = (done.error or done.out).strip().splitlines() or ["it ended without a word"]
-        return warning("firewall", said[-1], remedy if done.status == 1 else f"Then: {remedy}")
+        said = (done.error or done.out).strip().splitlines() or ["it ended without a word."]
+        detail, _, mend = said[-1].removeprefix(f"{FIREWALL.name}: ").partition(" Run: ")
+        return warning("firewall", detail, remedy if done.status == 1 else f"{mend}; then {remedy}")
     if run(("systemctl", "is-active", UNIT)).ok:
         return ok("firewall", f"{UNIT} has applied the rules")
     return warning(

@@ -150,6 +150,17 @@ async def test_the_engine_s_own_memory_is_told_from_another_program_s(host: Exam
         assert (seen["gpu memory"].status, "is loaded" in seen["gpu memory"].detail) == ("ok", True)
 
 
+async def test_another_file_than_the_tier_s_may_be_served(host: Examine, tmp_path: Path) -> None:
+    async with ScriptedEngine(key=KEY) as engine:
+        changed = {"LLAMACPP_MODEL": "mine.gguf"}
+        away = await asyncio.to_thread(lambda: host(engine, **changed))
+        assert (away["models"].status, "mine.gguf" in away["models"].detail) == ("failure", True)
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models/mine.gguf").touch()
+        there = await asyncio.to_thread(lambda: host(engine, **changed))
+        assert (there["models"].status, "mine.gguf" in there["models"].detail) == ("ok", True)
+
+
 async def test_without_a_profile_the_engine_runs_beside_docker(host: Examine) -> None:
     async with ScriptedEngine(key=KEY) as engine:
         seen = await asyncio.to_thread(host, engine, COMPOSE_PROFILES="", VARIET_PRESET="cpu")

@@ -112,9 +112,9 @@ def runner(status: int | None, out: str = "", error: str = "") -> Runner:
 def test_rules_that_are_in_place_are_well_and_others_name_the_command() -> None:
     there = check_firewall(runner(0, "Ports 8000 of 10.0.0.1 are reachable.\n"), "brain", "", 0)
     assert (there.status, "reachable" in there.detail) == ("ok", True)
-    error = "firewall.sh: the rules are not in place."
+    error = "firewall.sh: the rules are not in place. Run: sudo firewall.sh apply"
     gone = check_firewall(runner(1, "IPv4: missing: -A X\n", error), "brain", "", 0)
-    assert (gone.status, gone.detail) == ("warning", error)
+    assert (gone.status, gone.detail) == ("warning", "the rules are not in place.")
     assert "firewall.sh apply" in gone.remedy
     none = check_firewall(runner(None, error="firewall.sh: No such file"), "brain", "", 0)
     assert none.status == "warning"
@@ -138,3 +138,4 @@ def test_the_real_script_says_what_is_wrong_with_the_settings(
     monkeypatch.setenv("VARIET_ENV_FILE", "no-such-file.env")
     found = check_firewall(run, "brain", "", 0)
     assert (found.status, "no-such-file.env" in found.detail) == ("warning", True)
+    assert found.remedy.startswith("variet init")
