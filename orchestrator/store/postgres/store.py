@@ -116,7 +116,7 @@ class PostgresStore:
         async def create(connection: Connection, again: bool) -> bool:
             try:
                 done = await rows(connection, statement, values)
-            except psycopg.errors.UniqueViolation:
+            except psycopg.IntegrityError:  # another run lives there, or the thread is gone
                 done = []
             return bool(done) or (again and await _was_written(connection, values))
 
