@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 from mcp import MCPError
+from mcp.types import CONNECTION_CLOSED
 
 from orchestrator.agent.values import mended_text
 from orchestrator.agent.wire import tls
@@ -57,6 +58,8 @@ def http_client(remote: Remote) -> httpx2.AsyncClient:
 
 def may_have_begun(error: MCPError) -> bool | None:
     """Whether the server may have begun with the request; None when it answered it itself."""
+    if error.error.code == CONNECTION_CLOSED:
+        return True  # of the library, for a stream that ended before the answer
     data = error.error.data
     return data.get(BEGUN) if isinstance(data, dict) else None
 

@@ -111,12 +111,13 @@ class ToolServer:
             self._calls -= 1
 
     async def _look(self, client: Client) -> None:
-        """List the tools again. A session that does not even do that is given up."""
+        """List the tools again. A session that does not even do that is given up, but for calls
+        that still run: they find out by themselves, and the end of the session would lose them."""
         try:
             async with asyncio.timeout(CONNECT_S):
                 declared = await _all_tools(client)
         except Exception as error:  # boundary: any failure means that the session is lost
-            if self._client is client:
+            if self._client is client and not self._calls:
                 self.problem = _reason(error)
                 self._client = None
                 self._lost.set()
@@ -181,7 +182,6 @@ class ToolServer:
             async with asyncio.timeout(LOOK_AGAIN_S if self.remote else None):
                 await self._lost.wait()
         except TimeoutError:
-            # A call that runs finds out by itself; to give up its session would lose it.
             if not self._calls:
                 await self._look(client)
 

@@ -16,6 +16,7 @@ from contracts.errors import ToolError
 from orchestrator.agent import toolservers
 from orchestrator.agent.tool_transport import BEGUN, MAX_ANSWER_BYTES, Remote, ToolTransport
 from orchestrator.agent.toolbox import Toolbox
+from orchestrator.agent.toolservers import SessionLost
 from tests.support.probe_tools import Probe
 
 URL = "http://far/mcp"
@@ -87,6 +88,31 @@ async def test_an_answer_that_does_not_end_is_given_up() -> None:
     said, begun = await error_of(lambda _: httpx2.Response(200, content=endless()))
     assert said == f"its answer exceeds {MAX_ANSWER_BYTES} bytes"
     assert begun
+
+
+def cut_off(app: ASGIApp) -> ASGIApp:
+    """The server, whose calls all break off after the beginning of an answer."""
+
+    async def cut(scope: Scope, receive: Receive, send: Send) -> None:
+        if (b"mcp-method", b"tools/call") not in scope.get("headers", []):
+            await app(scope, receive, send)
+            return
+        kind = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": kind})
+        await send({"type": "http.response.body", "body": b": ping\r\n\r\n"})
+
+    return cut
+
+
+async def test_an_answer_that_breaks_off_leaves_open_whether_it_took_effect(probe: Probe) -> None:
+    app = cut_off(probe.server.streamable_http_app(stateless_http=True))
+    async with listening(app) as url, Toolbox({"far": Remote(url)}, 10) as box:
+        with pytest.raises(SessionLost):
+            await box.call("change", {"text": "a"})
+        # What only reads may be asked again; the server itself answers.
+        with pytest.raises(ToolError, match="does not answer"):
+            await box.call("look", {"text": "a"})
+        assert box.down == {}
 
 
 class Sessions:
