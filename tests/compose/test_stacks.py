@@ -1,0 +1,121 @@
+"""Both stacks keep the rules, whatever preset and profiles are chosen."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.host.plan import PROFILES
+from contracts.manifest import Tier
+from models.manifest import load_preset
+from tests.compose import stacks
+from tests.compose.rendering import Config, render
+from tests.compose.rules import breaches
+
+IMAGES = stacks.listed_images()
+ALWAYS = {"orchestrator", "calibration", "logs", "workspace", "postgres"}
+BY_PROFILE = {
+    "qdrant": {"qdrant"},
+    "langfuse": {"langfuse-web", "langfuse-worker", "clickhouse", "seaweedfs", "redis"},
+    "searxng": {"searxng"},
+}
+
+
+def named(part: str | tuple[str, ...]) -> str:
+    return part if isinstance(part, str) else "+".join(part) or "alone"
+
+
+@pytest.mark.parametrize(("preset", "tier", "beside"), list(stacks.brains()), ids=named)
+def test_the_brain_keeps_the_rules_with_every_preset_and_profile(
+    preset: str, tier: Tier, beside: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = stacks.brain(preset, tier, beside)
+    config = render(stacks.BRAIN, settings, tmp_path)
+    assert breaches(config, set(IMAGES.values()), stacks.LAN_IP) == []
+    engine = "vllm" if settings.get("VLLM_MODEL") else "llamacpp"
+    assert set(config["services"]) == {engine, *beside}
+
+
+@pytest.mark.parametrize("profiles", list(stacks.choices(PROFILES["hands"])), ids=named)
+def test_the_hands_keep_the_rules_with_every_choice_of_profiles(
+    profiles: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = render(stacks.HANDS, stacks.hands(profiles), tmp_path)
+    assert breaches(config, set(IMAGES.values()), stacks.LOOPBACK) == []
+    assert set(config["services"]) == ALWAYS.union(*(BY_PROFILE[name] for name in profiles))
+
+
+def test_the_hands_publish_where_bind_addr_says(tmp_path: Path) -> None:
+    settings = {**stacks.hands(), "BIND_ADDR": stacks.LAN_IP}
+    config = render(stacks.HANDS, settings, tmp_path)
+    assert breaches(config, set(IMAGES.values()), stacks.LAN_IP) == []
+    page = config["services"]["langfuse-web"]["environment"]
+    assert page["NEXTAUTH_URL"] == f"http://{stacks.LAN_IP}:3000"
+    assert page["LANGFUSE_S3_MEDIA_UPLOAD_ENDPOINT"] == f"http://{stacks.LAN_IP}:8333"
+
+
+def test_what_has_no_business_with_another_shares_no_network_with_it(tmp_path: Path) -> None:
+    services = render(stacks.HANDS, stacks.hands(), tmp_path)["services"]
+    on = {name: set(service["networks"]) for name, service in services.items()}
+    meet = {frozenset((one, other)) for one in on for other in on if on[one] & on[other]}
+    assert {pair for pair in meet if len(pair) == 2} == {
+        *(frozenset(("orchestrator", tool)) for tool in ("calibration", "logs", "workspace")),
+        *(frozenset(("orchestrator", one)) for one in ("postgres", "qdrant", "langfuse-web")),
+        *(frozenset(("langfuse-web", one)) for one in ("postgres", "clickhouse", "redis")),
+        *(frozenset(("langfuse-worker", one)) for one in ("postgres", "clickhouse", "redis")),
+        *(frozenset(("seaweedfs", one)) for one in ("langfuse-web", "langfuse-worker")),
+        frozenset(("langfuse-web", "langfuse-worker")),
+        *(frozenset(("postgres", one)) for one in ("clickhouse", "redis")),
+        frozenset(("clickhouse", "redis")),
+    }
+
+
+def test_the_engine_gets_the_presets_words_one_by_one(tmp_path: Path) -> None:
+    settings = {
+        **stacks.brain("2x3060"),
+        "ENGINE_FLAGS": '--a "two words" --b=c -1,1',
+    }
+    command = render(stacks.BRAIN, settings, tmp_path)["services"]["llamacpp"]["command"]
+    assert command[-4:] == ["--a", "two words", "--b=c", "-1,1"]
+    assert command[:4] == [
+        *("--model", f"/models/{settings['LLAMACPP_MODEL']}"),
+        *("--alias", settings["MODEL_ID"]),
+    ]
+
+
+def test_vllm_answers_to_every_tiers_name_and_signs_with_the_models(tmp_path: Path) -> None:
+    settings = stacks.brain("4090+2070")
+    command = render(stacks.BRAIN, settings, tmp_path)["services"]["vllm"]["command"]
+    names = command[command.index("--served-model-name") + 1 : command.index("--host")]
+    assert names == [settings["MODEL_ID"], "default", "fast", "balanced", "deep"]
+    assert "" not in command
+
+
+@pytest.mark.parametrize("preset", stacks.presets())
+def test_only_hosts_with_cards_reserve_them(preset: str, tmp_path: Path) -> None:
+    config = render(stacks.BRAIN, stacks.brain(preset), tmp_path)
+    reserved = {name: cards(config, name) for name in config["services"]}
+    assert set(reserved.values()) == ({()} if preset == "cpu" else {("gpu",)})
+
+
+def cards(config: Config, name: str) -> tuple[str, ...]:
+    resources = config["services"][name]["deploy"]["resources"]
+    devices = resources.get("reservations", {}).get("devices", [])
+    return tuple(word for device in devices for word in device["capabilities"])
+
+
+def test_every_image_of_the_list_is_somewhere_used() -> None:
+    files = [yaml.safe_load(path.read_text("utf-8")) for path in (stacks.BRAIN, stacks.HANDS)]
+    extended = {
+        service["extends"]["service"]
+        for file in files
+        for service in file["services"].values()
+        if "extends" in service
+    }
+    chosen = {
+        variant
+        for name in stacks.presets()
+        for variant in load_preset(name).images.model_dump().values()
+    }
+    # The first two are what a driver older or newer than the preset's gets.
+    assert IMAGES.keys() <= {"llamacpp-cuda", "llamacpp-cuda13", *extended, *chosen}
