@@ -14,12 +14,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import SettingsError
 from contracts.manifest import Tier
-from contracts.settings import correct_it, env_file, explain
+from contracts.settings import COMMON, correct_it, env_file, explain
 
 Role = Literal["brain", "hands"]
 
 BRAIN: JsonDict = {"host": "brain"}
 HANDS: JsonDict = {"host": "hands"}
+BRAIN_COMMON: JsonDict = {**BRAIN, **COMMON}
 
 
 class Deployment(BaseSettings):
@@ -34,9 +35,13 @@ class Deployment(BaseSettings):
         None, description="the brain's hardware preset, a file of models/hosts"
     )
     compose_file: str | None = Field(None, description="the stack's file, by role")
-    compose_profiles: str | None = Field(None, description="parts of the stack that run here")
+    compose_profiles: str | None = Field(
+        None, description="parts of the stack that run here", json_schema_extra=COMMON
+    )
     lan_ip: str | None = Field(
-        None, description="this host's address on the LAN; the brain publishes its ports there only"
+        None,
+        description="this host's address on the LAN; the brain publishes its ports there only",
+        json_schema_extra=COMMON,
     )
     brain_ip: str | None = Field(
         None, description="the brain's address on the LAN", json_schema_extra=HANDS
@@ -63,7 +68,7 @@ class Deployment(BaseSettings):
     embed_port: int = Field(8081, description="its embeddings port", json_schema_extra=BRAIN)
     rerank_port: int = Field(8082, description="its reranking port", json_schema_extra=BRAIN)
     engine_tier: Tier = Field(
-        "balanced", description="tier of the preset that is served", json_schema_extra=BRAIN
+        "balanced", description="tier of the preset that is served", json_schema_extra=BRAIN_COMMON
     )
     llamacpp_variant: str | None = Field(
         None,
@@ -71,10 +76,12 @@ class Deployment(BaseSettings):
         json_schema_extra=BRAIN,
     )
     llamacpp_model: str | None = Field(
-        None, description="GGUF file in MODEL_STORE", json_schema_extra=BRAIN
+        None, description="GGUF file in MODEL_STORE", json_schema_extra=BRAIN_COMMON
     )
     engine_flags: str | None = Field(
-        None, description="further flags of the engine, from the preset", json_schema_extra=BRAIN
+        None,
+        description="further flags of the engine, from the preset",
+        json_schema_extra=BRAIN_COMMON,
     )
     engine_memory: str = Field(
         "16g", description="main memory that an engine may take", json_schema_extra=BRAIN
@@ -90,7 +97,7 @@ class Deployment(BaseSettings):
         gt=0,
         le=1,
         description="share of each card's memory that vLLM takes",
-        json_schema_extra=BRAIN,
+        json_schema_extra=BRAIN_COMMON,
     )
     nvidia_visible_devices_llm: str = Field(
         "0", description="cards of the chat engine, by index or UUID", json_schema_extra=BRAIN
@@ -191,4 +198,6 @@ def load_deployment(**overrides: object) -> Deployment:
     try:
         return Deployment(**{"_env_file": env_file(), **overrides})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("bad_settings", explain(error), correct_it()) from error
+        raise SettingsError(
+            "bad_settings", explain(error), correct_it(error, Deployment.model_fields)
+        ) from error

@@ -1,16 +1,22 @@
 """All settings, read once from the environment (and `.env`), validated at start, frozen."""
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import SettingsError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Marks what people change most: the README lists these, docs/settings.md all.
+COMMON: JsonDict = {"common": True}
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -20,10 +26,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     # Where the orchestrator listens, and who may call it.
-    bind_addr: str = Field("127.0.0.1", description="address that the orchestrator listens on")
-    port: int = Field(8001, ge=0, le=65535, description="its port; 0 takes a free one")
+    bind_addr: str = Field(
+        "127.0.0.1",
+        description="address that the orchestrator listens on",
+        json_schema_extra=COMMON,
+    )
+    port: int = Field(
+        8001, ge=0, le=65535, description="its port; 0 takes a free one", json_schema_extra=COMMON
+    )
     variet_api_key: SecretStr | None = Field(
-        None, description="bearer key of the one user; needed when BIND_ADDR is not loopback"
+        None,
+        description="bearer key of the one user; needed when BIND_ADDR is not loopback",
+        json_schema_extra=COMMON,
     )
     variet_keys_file: Path | None = Field(
         None, description="YAML file of named keys: `name: {key, surface}`"
@@ -31,18 +45,31 @@ class Settings(BaseSettings):
 
     # Which model answers.
     openai_compat_url: str | None = Field(
-        None, description="base URL of an OpenAI-compatible server, ending in /v1"
+        None,
+        description="base URL of an OpenAI-compatible server, ending in /v1",
+        json_schema_extra=COMMON,
     )
-    openai_compat_key: SecretStr | None = Field(None, description="bearer key of that server")
-    model_id: str | None = Field(None, description="model to ask for, or manifest id to load")
+    openai_compat_key: SecretStr | None = Field(
+        None, description="bearer key of that server", json_schema_extra=COMMON
+    )
+    model_id: str | None = Field(
+        None, description="model to ask for, or manifest id to load", json_schema_extra=COMMON
+    )
     max_model_len: int | None = Field(
-        None, ge=512, description="context window in tokens; default: the manifest's"
+        None,
+        ge=512,
+        description="context window in tokens; default: the manifest's",
+        json_schema_extra=COMMON,
     )
     local_fallback: bool = Field(
-        False, description="use the local model when OPENAI_COMPAT_URL does not answer"
+        False,
+        description="use the local model when OPENAI_COMPAT_URL does not answer",
+        json_schema_extra=COMMON,
     )
     model_store: Path = Field(
-        REPOSITORY / "data/state/models", description="folder of pulled models"
+        REPOSITORY / "data/state/models",
+        description="folder of pulled models",
+        json_schema_extra=COMMON,
     )
     hf_token: SecretStr | None = Field(None, description="token for gated models")
     hf_endpoint: str = Field("https://huggingface.co", description="model hub to pull from")
@@ -64,26 +91,36 @@ class Settings(BaseSettings):
     qdrant_api_key: SecretStr | None = Field(None, description="key of that server")
 
     # Files and tools.
-    state_dir: Path = Field(REPOSITORY / "data/state", description="folder of all run-time state")
+    state_dir: Path = Field(
+        REPOSITORY / "data/state",
+        description="folder of all run-time state",
+        json_schema_extra=COMMON,
+    )
     database_url: SecretStr | None = Field(
         None,
         description="PostgreSQL for threads, runs, approvals and journal: postgresql://USER:PASSWORD"
         "@HOST:PORT/NAME; default: SQLite files in STATE_DIR",
     )
     workspace_dir: Path | None = Field(
-        None, description="folder that tools may work in; default: STATE_DIR/workspace"
+        None,
+        description="folder that tools may work in; default: STATE_DIR/workspace",
+        json_schema_extra=COMMON,
     )
     maps_dir: Path | None = Field(None, description="calibration maps; default: WORKSPACE_DIR/maps")
     logs_dir: Path | None = Field(None, description="log files; default: WORKSPACE_DIR/logs")
     allow_unsandboxed: bool = Field(
-        False, description="let run_tests execute code without a sandbox, after confirmation"
+        False,
+        description="let run_tests execute code without a sandbox, after confirmation",
+        json_schema_extra=COMMON,
     )
     tool_servers_file: Path | None = Field(
         None,
         description="YAML file of tool servers, `name: {url, token_env, timeout_s}`: the only ones"
         " there are then, besides the index; default: all of them, in this process",
     )
-    policy_file: Path | None = Field(None, description="YAML file: tool name to allow|confirm|deny")
+    policy_file: Path | None = Field(
+        None, description="YAML file: tool name to allow|confirm|deny", json_schema_extra=COMMON
+    )
     tool_timeout_s: float = Field(60, gt=0, description="time limit of one tool call, seconds")
 
     # A tool server as a process of its own: `python -m tools.NAME serve`.
@@ -94,30 +131,42 @@ class Settings(BaseSettings):
     )
 
     # Runs.
-    approval_ttl_s: float = Field(86_400, gt=0, description="approvals expire after this, seconds")
+    approval_ttl_s: float = Field(
+        86_400, gt=0, description="approvals expire after this, seconds", json_schema_extra=COMMON
+    )
     max_steps: int = Field(10, ge=1, le=100, description="engine calls per run at most")
-    max_tokens: int = Field(1_024, ge=16, description="tokens per engine answer at most")
+    max_tokens: int = Field(
+        1_024, ge=16, description="tokens per engine answer at most", json_schema_extra=COMMON
+    )
     temperature: float = Field(0.0, ge=0, le=2, description="sampling temperature")
     first_token_timeout_s: float = Field(
-        120, gt=0, description="wait for an engine's first token, seconds"
+        120, gt=0, description="wait for an engine's first token, seconds", json_schema_extra=COMMON
     )
     token_timeout_s: float = Field(30, gt=0, description="wait between tokens, seconds")
     drain_timeout_s: float = Field(
         10, ge=0, description="at shutdown, time for running runs to end, seconds"
     )
-    retention_days: int = Field(90, ge=0, description="threads idle for longer go; 0 keeps all")
+    retention_days: int = Field(
+        90, ge=0, description="threads idle for longer go; 0 keeps all", json_schema_extra=COMMON
+    )
     raw_runs: int = Field(200, ge=0, description="runs whose raw engine exchanges are kept")
 
     # Traces.
-    langfuse_base_url: str | None = Field(None, description="Langfuse server")
+    langfuse_base_url: str | None = Field(
+        None, description="Langfuse server", json_schema_extra=COMMON
+    )
     langfuse_public_url: str | None = Field(
         None, description="its address for people, in links to traces; default: LANGFUSE_BASE_URL"
     )
-    langfuse_public_key: str | None = Field(None, description="Langfuse project key, public part")
-    langfuse_secret_key: SecretStr | None = Field(None, description="Langfuse project key, secret")
+    langfuse_public_key: str | None = Field(
+        None, description="Langfuse project key, public part", json_schema_extra=COMMON
+    )
+    langfuse_secret_key: SecretStr | None = Field(
+        None, description="Langfuse project key, secret", json_schema_extra=COMMON
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe log level printed"
+        "info", description="least severe log level printed", json_schema_extra=COMMON
     )
 
     @field_validator(
@@ -183,7 +232,9 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**{"_env_file": env_file(), **overrides})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("bad_settings", explain(error), correct_it()) from error
+        raise SettingsError(
+            "bad_settings", explain(error), correct_it(error, Settings.model_fields)
+        ) from error
 
 
 def env_file() -> Path:
@@ -192,16 +243,31 @@ def env_file() -> Path:
     return REPOSITORY / (os.environ.get("VARIET_ENV_FILE") or ".env")
 
 
-def correct_it() -> str:
+def correct_it(
+    error: ValidationError | None = None, fields: Mapping[str, FieldInfo] | None = None
+) -> str:
+    """The remedy: where to correct it, and what each key at fault means. `fields` are those of the
+    page of settings that was read."""
     path = env_file()
-    return f"Correct it in {path.name if path.parent == REPOSITORY else path}."
+    where = f"Correct it in {path.name if path.parent == REPOSITORY else path}."
+    keys = dict.fromkeys(_key(problem) for problem in error.errors()) if error else {}
+    known = fields or {}
+    return " ".join([where, *(_meaning(key, known[key]) for key in keys if key in known)])
+
+
+def _key(problem: ErrorDetails) -> str:
+    return "_".join(str(part) for part in problem["loc"]).lower()
+
+
+def _meaning(key: str, field: FieldInfo) -> str:
+    return f"{key.upper()}: {field.description}."
 
 
 def explain(error: ValidationError) -> str:
     """Each problem with its key and, unless it is secret, its value."""
     parts = []
     for problem in error.errors():
-        key = "_".join(str(part) for part in problem["loc"]).upper()
+        key = _key(problem).upper()
         message = problem["msg"].removeprefix("Value error, ")
         secret = key.endswith(("_KEY", "_TOKEN", "_PASSWORD", "_SECRET", "_SALT", "DATABASE_URL"))
         value = "" if secret or not key else f"={problem['input']}"

@@ -25,7 +25,17 @@ def test_a_wrong_setting_is_named_with_its_value(values: dict[str, object], told
     with pytest.raises(SettingsError) as caught:
         settings(**values)
     assert told in caught.value.message
-    assert caught.value.remedy
+    assert caught.value.remedy.startswith("Correct it in .env.")
+
+
+def test_the_remedy_says_what_the_setting_means() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(max_tokens="many", max_steps=0)
+    assert "MAX_TOKENS: tokens per engine answer at most." in caught.value.remedy
+    assert "MAX_STEPS: engine calls per run at most." in caught.value.remedy
+    with pytest.raises(SettingsError) as caught:
+        load_deployment(_env_file=None, gpu_mem_util=2)
+    assert "GPU_MEM_UTIL: share of each card's memory" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["variet_api_key", "hf_token", "langfuse_secret_key"])
