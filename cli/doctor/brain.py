@@ -153,6 +153,8 @@ class _Brain:
         for name, on, url, body in asked:
             if on:
                 yield name, partial(check_engine, name, url, key, body)
+        if "vllm" in self.selected:
+            yield "open routes", partial(check_open_routes, f"{base}:{here.gateway_port}")
 
     def exposure(self) -> Iterator[Finding]:
         if self._here.lan_ip:
@@ -188,6 +190,19 @@ def check_engine(name: str, url: str, key: str, body: dict[str, Any] | None) -> 
             )
             return
     yield ok(f"{name} key", "without the key, or with a wrong one, it refuses")
+
+
+def check_open_routes(base: str) -> Iterator[Finding]:
+    """vLLM asks for its key below /v1 only (its docs/usage/security.md). `/version` stands for the
+    others, as it does nothing."""
+    answer = ask(f"{base}/version")
+    if isinstance(answer, Answer) and answer.status == 200:
+        yield warning(
+            "open routes",
+            f"{base} infers (/invocations) and is paused (/pause) without a key by whoever"
+            " reaches it.",
+            "Let the firewall admit the workstation alone; docs/security.md says more.",
+        )
 
 
 def check_main_memory(has: int, needs: int) -> Finding:

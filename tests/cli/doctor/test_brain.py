@@ -6,13 +6,21 @@ from typing import Any
 import pytest
 
 from cli.doctor import brain
-from cli.doctor.brain import check_engine, check_files, check_hub, check_main_memory, wanted
+from cli.doctor.brain import (
+    check_engine,
+    check_files,
+    check_hub,
+    check_main_memory,
+    check_open_routes,
+    wanted,
+)
 from cli.doctor.examination import examine
 from cli.doctor.finding import Finding
 from models.manifest import load_manifest, load_preset
 from models.store import Store
 from tests.cli.doctor.programs import CARDS, Programs, container
 from tests.support.scripted_engine import ScriptedEngine
+from tests.support.scripted_orchestrator import scripted_orchestrator
 
 KEY = "Zx9-qT4_mK7wLp2aBc5dEf8g"
 Examine = Callable[..., dict[str, Finding]]
@@ -41,6 +49,14 @@ async def test_an_engine_without_a_key_is_a_failure() -> None:
     assert seen["engine"].status == "ok"
     assert seen["engine key"].status == "failure"
     assert "anyone on the network" in seen["engine key"].detail
+
+
+def test_routes_that_ask_for_no_key_are_named() -> None:
+    with scripted_orchestrator() as served:
+        assert list(check_open_routes(served.url)) == [], "there is no such route"
+        served.routes["GET /version"] = {"version": "0.33.0"}
+        (found,) = check_open_routes(served.url)
+    assert (found.status, "/pause" in found.detail) == ("warning", True)
 
 
 async def test_an_engine_with_another_key_was_started_with_another_one() -> None:
