@@ -55,8 +55,16 @@ class MapSummary(Message):
     shape: list[int]
 
 
+class BrokenMap(Message):
+    key: str
+    error: str = Field(description="what is wrong with its file, and where")
+
+
 class MapList(Message):
+    """`broken` is left out when no file is."""
+
     maps: list[MapSummary]
+    broken: list[BrokenMap] | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class LogLine(Message):

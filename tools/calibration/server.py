@@ -6,7 +6,8 @@ from typing import Annotated
 from mcp.server import MCPServer
 from pydantic import Field
 
-from contracts.tools import MapList, MapSummary, MapTable
+from contracts.errors import VarietError
+from contracts.tools import BrokenMap, MapList, MapSummary, MapTable
 from tools.calibration.anomalies import find_anomalies
 from tools.calibration.maps import load_map, map_paths, read_map
 from tools.tool import tool
@@ -16,13 +17,17 @@ def server(maps_dir: Path) -> MCPServer:
     """An MCP server over the map files of `maps_dir`, which are read anew at every call."""
 
     def list_maps() -> MapList:
-        summaries = []
+        summaries, broken = [], []
         for key, path in map_paths(maps_dir).items():
-            found = read_map(path)
+            try:
+                found = read_map(path)
+            except VarietError as error:
+                broken.append(BrokenMap(key=key, error=error.message))
+                continue
             summaries.append(
                 MapSummary(key=key, title=found.title, unit=found.unit, shape=list(found.shape))
             )
-        return MapList(maps=summaries)
+        return MapList(maps=summaries, broken=broken or None)
 
     def get_map(
         key: Annotated[str, Field(description="the map's key")],
