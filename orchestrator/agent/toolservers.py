@@ -23,8 +23,8 @@ from orchestrator.agent.tool_transport import (
 from orchestrator.agent.values import mended_text
 
 CONNECT_S = 5.0
-RETRY_FIRST_S = 1.0
-RETRY_MAX_S = 10.0
+RETRY_FIRST_S = 0.5
+RETRY_MAX_S = 5.0
 LOOK_AGAIN_S = 10.0
 PAGE_LIMIT = 100
 
