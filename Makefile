@@ -152,9 +152,10 @@ types: dev  ## check types, strictly
 bench: dev  ## measure speed and memory (ONLY=name measures one row)
 	@$(BIN)/python -m tests.bench $(ONLY)
 
-docs: env  ## write docs/cli.md and the tables of settings anew from the code
+docs: env  ## write docs/cli.md, docs/settings.md, docs/hosts.md and .env.example anew from the code
 	@$(BIN)/python -m cli.reference > docs/cli.md
 	@$(BIN)/python -m contracts.settings_table
+	@$(BIN)/python -m models.hosts_page
 
 lock: dev  ## lock the dependencies of pyproject.toml (UPGRADE=1 takes the newest versions)
 	@$(COMPILE) pyproject.toml -o requirements.lock

@@ -75,6 +75,7 @@ class HostPreset(Message):
     classify: ModelId | None = Field(None, description="null: rules instead of a model")
     rerank: ModelId | None = None
     aliases: dict[str, ModelId] = {}
+    notes: str = Field("", description="what else a person should know, for the page")
     lower_first: tuple[str, ...] = Field(
         (), description="when memory runs out: what to lower, in this order"
     )
