@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cli.doctor.finding import Finding, failure, told
 from contracts.errors import VarietError
 
-LIMIT_S = 9.0
+LIMIT_S = 8.5
 
 
 @dataclass(frozen=True)

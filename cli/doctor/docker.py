@@ -40,7 +40,9 @@ def check_engine(known: Docker) -> Finding:
 
 def check_compose(known: Docker) -> Finding:
     if known.compose is None:
-        return failure("compose", f"{known.compose_problem.rstrip('.')}.", INSTALL)
+        hangs = "did not end" in known.compose_problem
+        remedy = _start(known.compose_problem) if hangs else INSTALL
+        return failure("compose", f"{known.compose_problem.rstrip('.')}.", remedy)
     if not known.compose_fits:
         least = ".".join(map(str, COMPOSE_MIN))
         return failure("compose", f"Compose {known.compose} is older than {least}.", INSTALL)
@@ -98,4 +100,6 @@ def _start(problem: str) -> str:
         return "Add yourself to the group docker, then log in again."
     if "No such file or directory" in problem and "sock" not in problem:
         return INSTALL
+    if "did not end" in problem:
+        return "The engine hangs. Restart it: sudo systemctl restart docker"
     return "Start Docker: sudo systemctl start docker"

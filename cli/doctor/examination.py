@@ -6,10 +6,14 @@ from cli.doctor import installation
 from cli.doctor.check import Check
 from cli.doctor.check import run as run_checks
 from cli.doctor.finding import Finding, ok, report, told
-from cli.host.command import Runner, run
+from cli.host.command import Output, Runner, run
 from contracts.deployment import Deployment, Role, load_deployment
 from contracts.errors import VarietError
 from contracts.settings import Settings, load_settings
+
+# A check asks two programs at most. The driver of an idle card wakes up first.
+PROGRAM_S = 4.0
+DRIVER_S = 8.0
 
 
 def doctor(as_json: bool, url: str | None, role: Role | None = None) -> int:
@@ -20,7 +24,7 @@ def doctor(as_json: bool, url: str | None, role: Role | None = None) -> int:
 
 
 def examine(
-    url: str | None, role: Role | None, runner: Runner = run
+    url: str | None, role: Role | None, runner: Runner | None = None
 ) -> tuple[list[Finding], Role | None]:
     """Every finding, in the order in which a person would mend them, and the role."""
     try:
@@ -31,7 +35,9 @@ def examine(
     chosen = role or here.variet_role
     first = list(installation.command(embedded=chosen is None))
     read = Check("settings", lambda: [ok("settings", "read from the environment and .env")])
-    rest = _of_role(chosen, here.model_copy(update={"variet_role": chosen}), settings, url, runner)
+    rest = _of_role(
+        chosen, here.model_copy(update={"variet_role": chosen}), settings, url, runner or _quickly
+    )
     return run_checks([*first, read, *rest]), chosen
 
 
@@ -47,3 +53,7 @@ def _of_role(
 
         return hands.checks(here, settings, runner, url)
     return list(installation.stack(settings, url))
+
+
+def _quickly(command: Sequence[str]) -> Output:
+    return run(command, DRIVER_S if command[0] == "nvidia-smi" else PROGRAM_S)

@@ -55,8 +55,10 @@ def check_cards(known: Gpus, wanted: list[Floor]) -> Iterator[Finding]:
         names = ", ".join(one.image for one in wanted)
         yield failure(
             "gpu",
-            f"{known.problem.rstrip('.')}, and {names} need a card.",
-            "Install NVIDIA's driver, or choose another preset: variet init --preset cpu",
+            f"{known.problem.rstrip('.')}; a card is needed for {names}.",
+            "The driver hangs: look at dmesg."
+            if "did not end" in known.problem
+            else "Install NVIDIA's driver, or choose another preset: variet init --preset cpu",
         )
         return
     for card in known.cards:

@@ -128,7 +128,7 @@ def check_orchestrator(
     """The running orchestrator and, as it reports them, its parts. That it does not run is `idle`,
     with `start` as the remedy unless `url` names another one."""
     try:
-        with connect(url, timeout=8) as client:
+        with connect(url, timeout=7) as client:
             health = Health.model_validate(client.get("/health"))
     except VarietError as error:
         if error.code == "not_running":

@@ -23,8 +23,8 @@ class Output:
 Runner = Callable[[Sequence[str]], Output]
 
 
-def run(command: Sequence[str]) -> Output:
-    """Run `command` with no input for at most LIMIT_S seconds."""
+def run(command: Sequence[str], limit_s: float = LIMIT_S) -> Output:
+    """Run `command` with no input for at most `limit_s` seconds."""
     try:
         done = subprocess.run(
             command,
@@ -32,10 +32,10 @@ def run(command: Sequence[str]) -> Output:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=LIMIT_S,
+            timeout=limit_s,
         )
     except subprocess.TimeoutExpired:
-        return Output(None, error=f"{command[0]} did not end within {LIMIT_S:.0f} s")
+        return Output(None, error=f"{command[0]} did not end within {limit_s:.0f} s")
     except OSError as error:
         return Output(None, error=f"{command[0]}: {error.strerror or error}")
     return Output(done.returncode, done.stdout, done.stderr.strip())

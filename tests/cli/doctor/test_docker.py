@@ -50,6 +50,8 @@ def test_an_engine_that_does_not_answer_is_told_with_what_mends_it() -> None:
     assert (denied.status, "group docker" in denied.remedy) == ("failure", True)
     stopped = found({}, error="Cannot connect to the Docker daemon")["docker"]
     assert "systemctl start docker" in stopped.remedy
+    hung = found({}, error="docker did not end within 4 s")["docker"]
+    assert "systemctl restart docker" in hung.remedy
     absent = found({}, error="docker: No such file or directory")["docker"]
     assert "Install" in absent.remedy
 
