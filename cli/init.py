@@ -17,7 +17,7 @@ from cli.host.folders import make_folders
 from cli.host.images import fitting
 from cli.host.plan import PROFILES, Answers, answers_of, check_profiles, plan
 from cli.host.problems import check_address, problems
-from cli.host.proposal import cards_for, propose
+from cli.host.proposal import cards_for, propose, tei_variant
 from contracts.deployment import Role, load_deployment
 from contracts.errors import SettingsError
 from contracts.manifest import Tier
@@ -191,6 +191,7 @@ def _brain(given: Given, base: Answers, host: Host, state: Path, questions: Ques
         model_store=base.model_store or state / "models",
         hf_home=base.hf_home or state / "hub",
         llamacpp=fitting(llamacpp, host.gpus) if llamacpp else None,
+        tei=tei_variant(preset, host),
         cards=cards_for(preset, host),
         cpus=host.cpus,
     )
@@ -252,8 +253,9 @@ def _then(before: Answers | None, now: Answers) -> Answers | None:
     """The answers of then, as this machine is now: facts of it are no changed answer."""
     if before is None:
         return None
-    llamacpp = now.llamacpp if before.preset == now.preset else before.llamacpp
-    return replace(before, llamacpp=llamacpp, cards=now.cards, cpus=now.cpus)
+    if before.preset != now.preset:
+        return before
+    return replace(before, llamacpp=now.llamacpp, tei=now.tei, cards=now.cards, cpus=now.cpus)
 
 
 def _validate(values: Mapping[str, str], path: Path) -> None:

@@ -31,7 +31,8 @@ How the memory is worked out, in MiB, rounded up:
   x 2 x heads x head size x bytes per number (f16: 2, q8_0: 34/32, fp8: 1). All requests at once
   share it.
 - **buffers**: an estimate. llama.cpp: {BUFFERS_MIB["llama.cpp"]} per card, of which 300 to 450 are
-  CUDA's own. vLLM: {BUFFERS_MIB["vllm"]:,} for its trial run and CUDA graphs, with few, short batches.
+  CUDA's own. vLLM: {BUFFERS_MIB["vllm"]:,} for its trial run and its CUDA graphs, with few and
+  short batches.
 - **beside it**: embeddings and reranking on that card, an estimate.
 - **left**: of the card; of vLLM's share of it, GPU_MEM_UTIL, where vLLM serves. At least
   {MARGIN_MIB["llama.cpp"]} have to be left with llama.cpp, {MARGIN_MIB["vllm"]} with vLLM.

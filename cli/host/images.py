@@ -32,6 +32,7 @@ NEEDS = {
 }
 # Compute capabilities that an image of TEI has kernels for, from and to.
 COMPUTE = {"tei-86": (8.6, 8.9), "tei-89": (8.9, 8.9), "tei-turing": (7.5, 7.5)}
+TEI_ANYWHERE = "tei-cpu"
 OLDER = {"llamacpp-cuda13": "llamacpp-cuda"}
 
 
@@ -60,9 +61,13 @@ def too_old(variant: str, found: Gpus) -> bool:
     return need is not None and major is not None and major < need.least
 
 
-def runs_on(variant: str | None, compute: str) -> bool:
-    """Whether a card of that compute capability is one that the image has kernels for."""
+def tei_for(variant: str, compute: str) -> str:
+    """`variant`, or the image of TEI that has kernels for a card of that compute capability; the
+    processor's where there is none. `compute` "": not known."""
     if variant not in COMPUTE or not compute:
-        return True
-    least, most = COMPUTE[variant]
-    return least <= float(compute) <= most
+        return variant
+    wanted = float(compute)
+    suiting = [name for name, (least, most) in COMPUTE.items() if least <= wanted <= most]
+    if variant in suiting:
+        return variant
+    return suiting[0] if suiting else TEI_ANYWHERE

@@ -36,8 +36,8 @@ class Answers:
     """What a person says, or is proposed to them. Folders are absolute. None: not said.
 
     `profiles`: on the brain what runs beside the engine, which the tier decides; on the hands all.
-    `preset` on the hands is the brain's. The last ones are facts of this host: `llamacpp`, the
-    image's variant that fits its driver (None: the preset's), and `cards`, which of its cards plays
+    `preset` on the hands is the brain's. The last ones are facts of this host: `llamacpp`, `tei`,
+    variants of the images that fit it (None: the preset's), and `cards`, which of its cards plays
     each card of the preset (None: in the same order)."""
 
     role: Role
@@ -54,6 +54,7 @@ class Answers:
     model_store: Path | None = None
     hf_home: Path | None = None
     llamacpp: str | None = None
+    tei: str | None = None
     cards: tuple[int, ...] | None = None
     cpus: int | None = None
     uid: int = 1000
@@ -107,6 +108,7 @@ def answers_of(existing: Mapping[str, str]) -> Answers | None:
         model_store=_path(existing.get("MODEL_STORE")),
         hf_home=_path(existing.get("HF_HOME")),
         llamacpp=existing.get("LLAMACPP_VARIANT") or None,
+        tei=existing.get("TEI_VARIANT") or None,
         cpus=_number(existing.get("ENGINE_CPUS"), 0) or None,
         uid=_number(existing.get("VARIET_UID"), 1000),
         gid=_number(existing.get("VARIET_GID"), 1000),
@@ -194,7 +196,7 @@ def _retrieval(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict
     embed = manifest.get(preset.embed)
     rerank = manifest.get(preset.rerank) if preset.rerank else None
     return {
-        "TEI_VARIANT": preset.images.tei,
+        "TEI_VARIANT": answers.tei or preset.images.tei,
         "TEI_MODEL": embed.source.repository if embed else None,
         "TEI_REVISION": embed.source.revision if embed else None,
         "RERANK_MODEL": rerank.source.repository if rerank else None,

@@ -93,7 +93,8 @@ def _drivers(
 ) -> Iterator[Problem]:
     engine = engine_profile(preset, answers.tier, manifest)
     llamacpp = answers.llamacpp or preset.images.llamacpp
-    for variant in (llamacpp if engine == "llamacpp" else preset.images.vllm, preset.images.tei):
+    tei = answers.tei or preset.images.tei
+    for variant in (llamacpp if engine == "llamacpp" else preset.images.vllm, tei):
         if variant is None or not (told := driver_problem(variant, host.gpus)):
             continue
         remedy = "Install a newer driver of NVIDIA."

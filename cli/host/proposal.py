@@ -3,8 +3,7 @@
 from itertools import permutations
 
 from cli.host.facts import Host
-from cli.host.gpus import Gpu
-from cli.host.images import runs_on
+from cli.host.images import tei_for
 from contracts.preset import HostPreset
 from models.manifest import load_preset, preset_names
 
@@ -31,15 +30,20 @@ def cards_for(preset: HostPreset, host: Host) -> tuple[int, ...] | None:
     """For each card of the preset the index of one of the machine; None: they are not there. The
     machine's order is kept where it will do."""
     for chosen in permutations(host.gpus.cards, len(preset.cards)):
-        if all(_plays(card, preset, index) for index, card in enumerate(chosen)):
-            return tuple(card.index for card in chosen)
+        pairs = zip(chosen, preset.cards, strict=True)
+        if all(gpu.total_mib >= card.mib * ENOUGH for gpu, card in pairs):
+            return tuple(gpu.index for gpu in chosen)
     return None
 
 
-def _plays(gpu: Gpu, preset: HostPreset, index: int) -> bool:
-    if gpu.total_mib < preset.cards[index].mib * ENOUGH:
-        return False
-    return index != preset.emb_card or runs_on(preset.images.tei, gpu.compute)
+def tei_variant(preset: HostPreset, host: Host) -> str | None:
+    """The image for the embeddings card that is really there."""
+    variant, chosen = preset.images.tei, cards_for(preset, host)
+    if variant is None or preset.emb_card is None or not chosen:
+        return variant
+    at = chosen[preset.emb_card]
+    compute = next(gpu.compute for gpu in host.gpus.cards if gpu.index == at)
+    return tei_for(variant, compute)
 
 
 def _worth(preset: HostPreset, host: Host) -> tuple[int, int]:

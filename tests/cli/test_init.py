@@ -10,38 +10,13 @@ from pathlib import Path
 import pytest
 
 from cli import init as command
-from cli.host.addresses import Address
 from cli.host.docker import Docker
 from cli.host.facts import Host
-from cli.host.gpus import Gpu, Gpus
 from contracts.settings import REPOSITORY
 from tests.cli.conftest import Variet
+from tests.support.machines import LAN, card, host
 
-LAN = "192.168.1.10"
 KEY = "c" * 64
-FREE = 500 * 10**9
-
-
-def card(index: int, name: str, mib: int, compute: str, driver: str = "580.95.05") -> Gpu:
-    return Gpu(index, f"NVIDIA GeForce {name}", f"GPU-{index}", driver, mib, mib - 300, compute)
-
-
-def host(*cards: Gpu, **facts: object) -> Host:
-    base: dict[str, object] = {
-        "system": "linux",
-        "machine": "x86_64",
-        "cpus": 16,
-        "ram_mib": 64_000,
-        "disk_free": FREE,
-        "gpus": Gpus(cards, "" if cards else "nvidia-smi: No such file or directory"),
-        "docker": Docker("28.5.2", "2.40.3", nvidia=True),
-        "addresses": (Address("enp5s0", LAN, default=True),),
-        "uid": os.getuid(),
-        "gid": os.getgid(),
-    }
-    return Host(**base | facts)  # type: ignore[arg-type]
-
-
 TWO_3060 = (card(0, "RTX 3060", 12_288, "8.6"), card(1, "RTX 3060", 12_288, "8.6"))
 BRAIN = ("init", "--role", "brain", "--preset", "2x3060", "--lan-ip", LAN)
 HANDS = ("init", "--role", "hands", "--brain-ip", LAN, "--brain-key", KEY)

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from cli.host.gpus import Gpu, Gpus
-from cli.host.images import NEEDS, driver_problem, fitting, too_old
+from cli.host.images import COMPUTE, NEEDS, driver_problem, fitting, tei_for, too_old
 from contracts.settings import REPOSITORY
 
 
@@ -37,3 +37,22 @@ def test_a_driver_that_is_too_old_is_told(variant: str, driver: str, told: str, 
     assert told in problem
     assert bool(problem) is bool(told)
     assert too_old(variant, with_driver(driver)) is old
+
+
+@pytest.mark.parametrize(
+    ("variant", "compute", "wanted"),
+    [
+        ("tei-86", "8.9", "tei-86"),
+        ("tei-89", "8.6", "tei-86"),
+        ("tei-turing", "8.6", "tei-86"),
+        ("tei-86", "7.5", "tei-turing"),
+        ("tei-86", "12.0", "tei-cpu"),
+        ("tei-86", "", "tei-86"),
+        ("tei-cpu", "8.6", "tei-cpu"),
+    ],
+)
+def test_the_embeddings_image_is_one_with_kernels_for_the_card(
+    variant: str, compute: str, wanted: str
+) -> None:
+    assert tei_for(variant, compute) == wanted
+    assert COMPUTE.keys() <= NEEDS.keys()
