@@ -36,10 +36,12 @@ class LangfuseTracer:
         public_key: str,
         secret_key: str,
         *,
+        public_url: str | None = None,
         linger_s: float = LINGER_S,
         first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
-        self._base_url = base_url
+        """`public_url`: the server's address for people, where that is another than `base_url`."""
+        self._public_url = public_url or base_url
         self._outbox = Outbox(
             SpanEncoder().encode,
             LangfuseEndpoint(base_url, public_key, secret_key).post,
@@ -49,7 +51,7 @@ class LangfuseTracer:
 
     def trace_url(self, run_id: str) -> str | None:
         """Langfuse forwards this address to the project that holds the trace."""
-        return f"{self._base_url}/trace/{trace_id(run_id)}"
+        return f"{self._public_url}/trace/{trace_id(run_id)}"
 
     def record(self, turn: TurnRecord) -> None:
         self._outbox.put(turn)

@@ -44,4 +44,5 @@ def make_tracer(settings: Settings) -> Tracer:
 
     from orchestrator.tracing.langfuse import LangfuseTracer
 
-    return LangfuseTracer(url, public, secret.get_secret_value())
+    shown = settings.langfuse_public_url
+    return LangfuseTracer(url, public, secret.get_secret_value(), public_url=shown)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from langfuse import Langfuse
 from opentelemetry import trace as global_trace
+from pydantic import SecretStr
 
 from contracts.settings import Settings
 from orchestrator.tracing import NoTracer, SpanRecord, TurnRecord, make_tracer
@@ -487,3 +488,16 @@ def test_masking_takes_any_nesting_and_size() -> None:
     assert MASK in repr(mask(deep))
     assert mask("[" * 100_000) == "[" * 100_000
     assert mask("a" * 300_000) == "a" * 300_000
+
+
+async def test_links_to_traces_have_the_address_that_people_know() -> None:
+    settings = Settings(
+        _env_file=None,
+        langfuse_base_url="http://langfuse-web:3000",
+        langfuse_public_url="http://127.0.0.1:3000",
+        langfuse_public_key="pk-lf-1",
+        langfuse_secret_key=SecretStr("sk-lf-1"),
+    )
+    tracer = make_tracer(settings)
+    assert tracer.trace_url("run-1") == f"http://127.0.0.1:3000/trace/{trace_id('run-1')}"
+    await tracer.close()
