@@ -210,12 +210,13 @@ def _members(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | N
     """Each member that may be written as it is named. Raises Damaged for any other."""
     names: dict[str, bool] = {}
     try:
-        with tarfile.open(fileobj=stream, mode="r|gz") as tar:
-            for member in tar:
-                _admit(member, names)
-                yield member, tar.extractfile(member) if member.isreg() else None
+        with gzip.GzipFile(fileobj=stream) as plain:
+            with tarfile.open(fileobj=plain, mode="r|") as tar:
+                for member in tar:
+                    _admit(member, names)
+                    yield member, tar.extractfile(member) if member.isreg() else None
             # Beyond the end of the tar lies the checksum of the compressed stream.
-            while tar.fileobj and tar.fileobj.read(BLOCK):
+            while plain.read(BLOCK):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Damaged(f"the stream is cut short or garbled ({error})") from error

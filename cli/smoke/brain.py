@@ -15,6 +15,7 @@ from contracts.errors import SettingsError
 
 ENGINES = ("llamacpp", "vllm")
 NAME = "default"
+KEY = "GATEWAY_API_KEY"
 QUESTION = "Count from one to forty in English words, separated by commas."
 TOKENS = 96
 LOAD_S = 4.0
@@ -33,9 +34,11 @@ def checks(here: Deployment) -> list[Check]:
     selected = profiles(here)
     engine = next((name for name in ENGINES if name in selected), "")
     key = here.gateway_api_key.get_secret_value() if here.gateway_api_key else None
-    chat = Server(engine or "engine", _base(here, here.gateway_port) + "/v1", key, "GATEWAY_PORT")
-    embeddings = Server("embeddings", _base(here, here.embed_port) + "/v1", key, "EMBED_PORT")
-    rerank = Server("rerank", _base(here, here.rerank_port), key, "RERANK_PORT")
+    chat = Server(
+        engine or "engine", _base(here, here.gateway_port) + "/v1", key, "GATEWAY_PORT", KEY
+    )
+    embeddings = Server("embeddings", _base(here, here.embed_port) + "/v1", key, "EMBED_PORT", KEY)
+    rerank = Server("rerank", _base(here, here.rerank_port), key, "RERANK_PORT", KEY)
     no_engine = "" if engine else f"no profile of {', '.join(ENGINES)} is selected"
     no_embeddings, no_rerank = _off(selected, "embeddings"), _off(selected, "rerank")
     servers = [
@@ -110,7 +113,8 @@ def _gpu(loads: list[tuple[list[str], Callable[[], object]]]) -> str:
     for cards, work in loads:
         with gpu.Watch() as watch:
             until = time.monotonic() + LOAD_S
-            while time.monotonic() < until:
+            # A busy machine may take long for a sample.
+            while watch.waiting or time.monotonic() < until:
                 work()
         phrases += watch.used(cards)
     return "; ".join(phrases)

@@ -10,6 +10,7 @@ from contracts.errors import Unavailable
 
 QUERY = "index,uuid,name,utilization.gpu,memory.used,memory.total"
 SAMPLE_EVERY_S = 0.25
+SAMPLES = 8
 CALL_TIMEOUT_S = 15.0
 
 
@@ -84,6 +85,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._samples: list[Card] = []
+        self._count = 0
         self._done = threading.Event()
         self._error: Unavailable | None = None
         self._thread = threading.Thread(target=self._sample, name="nvidia-smi", daemon=True)
@@ -96,6 +98,11 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are too few samples to say anything yet."""
+        return self._error is None and self._count < SAMPLES
 
     def used(self, given: list[str]) -> list[str]:
         """A phrase for each card of `given`. Raises Failed for one that is not there, idled, or
@@ -127,6 +134,7 @@ class Watch:
         while not self._done.wait(SAMPLE_EVERY_S):
             try:
                 self._samples += read()
+                self._count += 1
             except Unavailable as error:
                 self._error = error
                 return

@@ -158,7 +158,9 @@ def _brain(settings: Settings) -> str:
         raise Failed("OPENAI_COMPAT_URL is not set.", "Give the brain's address: variet init")
     secret = settings.openai_compat_key
     key = secret.get_secret_value() if secret else None
-    server = Server("the brain", settings.openai_compat_url, key, "OPENAI_COMPAT_URL")
+    server = Server(
+        "the brain", settings.openai_compat_url, key, "OPENAI_COMPAT_URL", "OPENAI_COMPAT_KEY"
+    )
     listed = server.get("/models")
     ids = [one.get("id") for one in listed.get("data", [])] if isinstance(listed, dict) else []
     if not ids:

@@ -31,13 +31,17 @@ class Spoken:
 
 
 class Server:
-    """A server at `url`. `setting` names what to correct when nothing answers there."""
+    """A server at `url`. `setting` and `key_setting` name what to correct when it does not answer,
+    or refuses."""
 
-    def __init__(self, name: str, url: str, key: str | None, setting: str) -> None:
+    def __init__(
+        self, name: str, url: str, key: str | None, setting: str, key_setting: str
+    ) -> None:
         self.name = name
         self.url = url.rstrip("/")
         self._key = key
         self._setting = setting
+        self._key_setting = key_setting
 
     def get(self, path: str) -> Any:
         return self._json("GET", path, None)
@@ -122,7 +126,7 @@ class Server:
             raise Unauthorized(
                 "wrong_key",
                 f"{self.name} at {self.url} refused our key ({answer.status_code}).",
-                f"Correct {self._setting.replace('URL', 'KEY')}: both hosts need the same one.",
+                f"Correct {self._key_setting}, the same one on both hosts; then: make restart",
             )
         raise Failed(
             f"{self.name} at {self.url} answered {answer.status_code}: {answer.text[:200]}",
