@@ -81,7 +81,8 @@ def init(given: Given) -> int:
     role = _role(given, before, path, questions)
     state = Path(here.values.get("STATE_DIR") or REPOSITORY / "data/state")
     host = examine(Path(here.values.get("MODEL_STORE") or state))
-    answers = _answers(given, role, before, host, state, questions)
+    base = before or answers_of(here.values, role) or Answers(role)
+    answers = _answers(given, base, _owner(host, before), host, state, questions)
     changed = here.with_sections(plan(answers, here.values, before=_then(before, answers)))
     _validate(changed.values, path)
     missing = report.to_fetch(answers)
@@ -144,19 +145,18 @@ def _role(given: Given, before: Answers | None, path: Path, questions: Questions
 
 def _answers(
     given: Given,
-    role: Role,
-    before: Answers | None,
+    base: Answers,
+    owner: tuple[int, int],
     host: Host,
     state: Path,
     questions: Questions,
 ) -> Answers:
     """What is given, else what the file says, else what a person says to a proposal."""
-    base = before or Answers(role)
-    uid, gid = _owner(host, before)
+    role = base.role
     base = replace(
         base,
-        uid=uid,
-        gid=gid,
+        uid=owner[0],
+        gid=owner[1],
         tier=given.tier or base.tier,
         lan_ip=given.lan_ip or base.lan_ip,
         hands_ip=given.hands_ip or base.hands_ip,

@@ -129,16 +129,17 @@ def next_steps(outcome: Outcome, show_key: bool) -> Iterator[tuple[str, str]]:
     else:
         yield f"{make} up", _engines_fetch(outcome) or "Start the engine"
         yield f"{make} smoke", "Try all that it promises"
-    if answers.hands_ip and not preset.native:
+    if not answers.hands_ip and not preset.native:
+        why = "Name the workstation; then the firewall can keep all others out"
+        yield f"{variet} init --hands-ip IP", why
+    elif not preset.native:
         flag = "" if outcome.path == REPOSITORY / ".env" else f" --env-file {outcome.path}"
         rules = f"sudo services/firewall/firewall.sh apply{flag}"
         yield rules, f"Let nobody but {answers.hands_ip} reach its ports"
     key = outcome.after["GATEWAY_API_KEY"] if show_key else "KEY"
     where = "On the workstation" + ("" if show_key else "; KEY is GATEWAY_API_KEY of this file")
-    yield (
-        f"variet init --role hands --preset {answers.preset} {_address(outcome)} --brain-key {key}",
-        where,
-    )
+    flags = f"--role hands --preset {answers.preset} {_address(outcome)} --brain-key {key}"
+    yield f".venv/bin/variet init {flags}", where
 
 
 def _address(outcome: Outcome) -> str:

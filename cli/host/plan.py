@@ -85,16 +85,18 @@ def values(sections: tuple[Section, ...]) -> dict[str, str]:
     return {n: v for section in sections for n, v in section.values.items() if v is not None}
 
 
-def answers_of(existing: Mapping[str, str]) -> Answers | None:
-    """The answers that a file was written with; None: `variet init` has not written it."""
-    role = next((one for one in COMPOSE_FILES if one == existing.get("VARIET_ROLE")), None)
-    if role is None:
+def answers_of(existing: Mapping[str, str], role: Role | None = None) -> Answers | None:
+    """The answers that a file was written with; None: `variet init` has not written it. With
+    `role`, what a file that a person wrote says of that role."""
+    named = next((one for one in COMPOSE_FILES if one == existing.get("VARIET_ROLE")), role)
+    if named is None:
         return None
     given = [name for name in existing.get("COMPOSE_PROFILES", "").split(",") if name]
     tier = next((one for one in TIERS if one == existing.get("ENGINE_TIER")), DEFAULT_TIER)
     brain_ip = existing.get("BRAIN_IP") or None
+    beside = tuple(n for n in given if named == "hands" or n not in ENGINES.values())
     return Answers(
-        role=role,
+        role=named,
         preset=existing.get("VARIET_PRESET") or None,
         tier=tier,
         lan_ip=existing.get("LAN_IP") or None,
@@ -103,7 +105,7 @@ def answers_of(existing: Mapping[str, str]) -> Answers | None:
         brain_url=_unless(existing.get("OPENAI_COMPAT_URL"), _at(brain_ip, BRAIN_PORT)),
         embed_url=_unless(existing.get("EMBED_URL"), _at(brain_ip, EMBED_PORT)),
         brain_key=existing.get("OPENAI_COMPAT_KEY") or None,
-        profiles=tuple(n for n in given if role == "hands" or n not in ENGINES.values()),
+        profiles=beside if "COMPOSE_PROFILES" in existing else None,
         workspace=_path(existing.get("WORKSPACE_DIR")),
         model_store=_path(existing.get("MODEL_STORE")),
         hf_home=_path(existing.get("HF_HOME")),
@@ -254,12 +256,14 @@ def _link(answers: Answers, manifest: Manifest) -> dict[str, str | None]:
 
 
 def _keep(section: Section, here: Mapping[str, str], old: Mapping[str, str | None]) -> Section:
-    """The section, with what a person changed by hand where no answer behind it changed."""
-    kept = {
-        name: here[name] if name in here and name in old and old[name] == value else value
-        for name, value in section.values.items()
-    }
-    return replace(section, values=kept)
+    """The section, with what a person wrote where no answer behind it changed, and with what
+    nothing is to be written for."""
+
+    def kept(name: str, value: str | None) -> str | None:
+        same = old[name] == value if name in old else value is None
+        return here[name] if name in here and same else value
+
+    return replace(section, values={n: kept(n, v) for n, v in section.values.items()})
 
 
 def _secrets(answers: Answers, here: Mapping[str, str], maker: secret.Maker) -> Iterator[Section]:

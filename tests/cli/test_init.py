@@ -81,6 +81,19 @@ def test_the_workstation_gets_every_secret_and_a_workspace(
         assert written[name] not in told
 
 
+def test_what_the_file_says_already_is_not_asked(here: Path, variet: Variet) -> None:
+    work = here.parent / "mine"
+    work.mkdir()
+    with here.open("a") as file:
+        file.write(f"WORKSPACE_DIR={work}\nOPENAI_COMPAT_URL=http://10.0.0.5:8000/v1\n")
+        file.write(f"OPENAI_COMPAT_KEY={KEY}\n")
+    lines = here.read_text().splitlines()
+    assert variet("init", "--role", "hands") == 0
+    assert [line for line in here.read_text().splitlines() if line in lines] == lines
+    assert (work / "maps").is_dir()
+    assert not (work / "README.md").exists()
+
+
 def test_a_second_time_changes_no_byte(here: Path, variet: Variet) -> None:
     assert variet(*BRAIN) == 0
     text = here.read_bytes()

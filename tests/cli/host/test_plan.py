@@ -121,6 +121,18 @@ def test_what_a_person_changed_stays_until_its_answer_changes() -> None:
     assert other["MAX_MODEL_LEN"] == "65536"
 
 
+def test_what_a_person_wrote_before_the_first_time_is_an_answer_or_stays() -> None:
+    text = "QDRANT_URL=http://index:6333\nWORKSPACE_DIR=/srv/mine\nRETENTION_DAYS=7\n"
+    here = EnvFile(text).values
+    base = answers_of(here, "hands")
+    assert base is not None
+    assert base.workspace == Path("/srv/mine")
+    assert base.profiles is None
+    answers = replace(HANDS, workspace=base.workspace, profiles=("langfuse",))
+    after = EnvFile(text).with_sections(plan(answers, here)).text.splitlines()
+    assert [line for line in after if line in text.splitlines()] == text.splitlines()
+
+
 def test_a_secret_that_is_there_is_never_overwritten() -> None:
     for answers in (BRAIN, HANDS):
         text = first(answers)
