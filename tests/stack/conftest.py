@@ -1,0 +1,167 @@
+"""Two hosts on one Docker engine, started once for all tests of this folder."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from contracts.settings import REPOSITORY
+from tests.stack import hosts, images
+from tests.stack.docker import docker, lacking, run
+from tests.stack.hosts import LAN_IP, Host
+from tests.stack.report import Report
+
+TIMEOUT_S = 900
+# Big enough for an index, small enough to be filled.
+STATE_MIB = 64
+REPORT = pytest.StashKey[Report]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[REPORT] = Report()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("stack"):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for line in config.stash[REPORT].lines():
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def report(request: pytest.FixtureRequest) -> Report:
+    return request.config.stash[REPORT]
+
+
+@pytest.fixture(scope="session")
+def bases(report: Report) -> None:
+    """The base images. What this machine lacks skips the tests."""
+    if missing := lacking():
+        pytest.skip(f"needs {missing}")
+    with report.timed("two Debians, without a registry"):
+        images.make_bases()
+
+
+@pytest.fixture(scope="session")
+def lan(bases: None) -> Iterator[None]:
+    hosts.open_lan()
+    yield
+    hosts.close_lan()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outside of the repository, and open to the containers' users."""
+    path = tmp_path_factory.mktemp("stack")
+    for parent in (path, *path.parents[:2]):
+        parent.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="session")
+def state_device(folder: Path, bases: None) -> Iterator[str]:
+    """A small disk for the state volume: it outlives containers, and a test can fill it."""
+    image = folder / "state.img"
+    with image.open("wb") as file:
+        file.truncate(STATE_MIB << 20)
+    run("mkfs.ext4", "-q", "-E", "root_owner=10001:10001", str(image))
+    device = run("losetup", "--find", "--show", str(image)).strip()
+    yield device
+    run("losetup", "--detach", device)
+
+
+@pytest.fixture(scope="session")
+def brain_settings(folder: Path, lan: None, report: Report) -> Host:
+    host = Host(folder / "brain.env")
+    said = host.init(
+        *("--role", "brain", "--preset", "cpu", "--lan-ip", LAN_IP, "--profiles", "embeddings"),
+        before={"STATE_DIR": str(folder / "brain")},
+        after={
+            "COMPOSE_FILE": "docker-compose.gpu.yml:tests/stack/brain.override.yml",
+            "COMPOSE_PROJECT_NAME": "variet-stack-brain",
+            "MODEL_ID": "nano",
+            "MAX_MODEL_LEN": "2048",
+            "LLAMACPP_MODEL": "nano.gguf",
+            # For a model this small a second thread only waits, on a busy machine for long.
+            "ENGINE_FLAGS": "--threads 1",
+            "ENGINE_MEMORY": "2g",
+        },
+    )
+    report.note("variet init, brain", said)
+    shutil.copy(REPOSITORY / "models/nano/nano.gguf", host.values["MODEL_STORE"])
+    return host
+
+
+@pytest.fixture(scope="session")
+def hands_settings(folder: Path, brain_settings: Host, state_device: str, report: Report) -> Host:
+    workspace = folder / "workspace"
+    shutil.copytree(REPOSITORY / "data/samples", workspace)
+    key = brain_settings.values["GATEWAY_API_KEY"]
+    host = Host(folder / "hands.env")
+    said = host.init(
+        *("--role", "hands", "--preset", "cpu", "--brain-ip", LAN_IP, "--brain-key", key),
+        *("--profiles", "none", "--workspace", str(workspace)),
+        before={"STATE_DIR": str(folder / "hands"), "PORT": "18801"},
+        after={
+            "COMPOSE_FILE": "docker-compose.workstation.yml:tests/stack/hands.override.yml",
+            "COMPOSE_PROJECT_NAME": "variet-stack-hands",
+            "VARIET_TAG": "stack",
+            "BASE_IMAGE": images.PYTHON,
+            "STACK_STATE_DEVICE": state_device,
+            # Its context and its tools are known by this name.
+            "MODEL_ID": "nano",
+        },
+    )
+    report.note("variet init, hands", said)
+    values = host.values
+    owner = int(values["VARIET_UID"]), int(values["VARIET_GID"])
+    for path in (workspace, *workspace.rglob("*")):
+        os.chown(path, *owner)
+    return host
+
+
+@pytest.fixture(scope="session")
+def built(hands_settings: Host, report: Report) -> None:
+    """Our own images, and those that stand for others'."""
+    with report.timed("build of our four images"):
+        hands_settings.compose("build")
+    with report.timed("build of the images that stand for others'"):
+        images.make_others("variet/orchestrator:stack")
+
+
+@pytest.fixture(scope="session")
+def brain(brain_settings: Host, built: None, report: Report) -> Iterator[Host]:
+    try:
+        report.times["brain: make up to healthy"] = brain_settings.up()
+        yield brain_settings
+    finally:
+        brain_settings.destroy()
+
+
+@pytest.fixture(scope="session")
+def hands(hands_settings: Host, brain: Host, report: Report) -> Iterator[Host]:
+    try:
+        report.times["hands: make up to healthy"] = hands_settings.up()
+        yield hands_settings
+    finally:
+        hands_settings.destroy()
+
+
+@pytest.fixture
+def api(hands: Host) -> Iterator[httpx2.Client]:
+    with hosts.client(hands) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def engine_version(bases: None) -> str:
+    return docker("version", "--format", "{{.Server.Version}}")
