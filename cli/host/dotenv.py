@@ -72,8 +72,19 @@ class EnvFile:
         return changed
 
     def write(self, path: Path) -> None:
-        """Put the file in place at once or not at all, readable by its owner only."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Put the file in place at once or not at all, readable by its owner only. Raises
+        SettingsError that names it."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._replace_file(path)
+        except OSError as error:
+            raise SettingsError(
+                "bad_env_file",
+                f"{path} cannot be written: {error.strerror or error}.",
+                "Correct its owner or its folder's, or name another file.",
+            ) from error
+
+    def _replace_file(self, path: Path) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:

@@ -73,6 +73,15 @@ def test_it_is_written_for_its_owner_only_and_leaves_nothing_else(tmp_path: Path
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_file_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ".env"
+    (folder / "inside").mkdir(parents=True)
+    for attempt in (lambda: EnvFile("A=1\n").write(folder), lambda: EnvFile.read(folder)):
+        with pytest.raises(SettingsError, match=r"\.env cannot be"):
+            attempt()
+    assert [path.name for path in tmp_path.iterdir()] == [".env"]
+
+
 @pytest.mark.parametrize("value", ["${HOME}", "a\nb", "it's $5", "back\\slash", "'\""])
 def test_a_value_that_the_readers_would_not_read_alike_is_refused(value: str) -> None:
     with pytest.raises(SettingsError, match="NAME"):
