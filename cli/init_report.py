@@ -181,7 +181,7 @@ def _native(outcome: Outcome, preset: HostPreset) -> Iterator[tuple[str, str]]:
 
 def _served_as(outcome: Outcome, entry: ManifestEntry) -> str:
     return (
-        f"--alias fast,balanced,deep,default,{entry.id} --host {outcome.answers.lan_ip}"
+        f"--alias {entry.id} --host {outcome.answers.lan_ip}"
         f" --port {outcome.after.get('GATEWAY_PORT', '8000')} --jinja --metrics"
     )
 
