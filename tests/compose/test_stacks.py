@@ -70,6 +70,37 @@ def test_what_has_no_business_with_another_shares_no_network_with_it(tmp_path: P
     }
 
 
+def test_traces_go_to_this_stacks_langfuse_to_another_one_or_nowhere(tmp_path: Path) -> None:
+    another = {"LANGFUSE_BASE_URL": "http://192.0.2.30:3000"}
+    sent = {
+        "own": traces(stacks.hands(("langfuse",)), tmp_path),
+        "another": traces({**stacks.hands(()), **another}, tmp_path),
+        "none": traces(stacks.hands(()), tmp_path),
+    }
+    assert sent == {
+        "own": ("http://langfuse-web:3000", "http://127.0.0.1:3000"),
+        "another": ("http://192.0.2.30:3000", "http://192.0.2.30:3000"),
+        "none": ("", ""),
+    }
+
+
+def traces(settings: dict[str, str], folder: Path) -> tuple[str, str]:
+    """Where the orchestrator sends them, and where people see them."""
+    services = render(stacks.HANDS, settings, folder)["services"]
+    environment = services["orchestrator"]["environment"]
+    return environment["LANGFUSE_BASE_URL"], environment["LANGFUSE_PUBLIC_URL"]
+
+
+def test_files_of_keys_and_policy_are_the_hosts(tmp_path: Path) -> None:
+    settings = {**stacks.hands(()), "POLICY_FILE": "/etc/variet/policy.yaml"}
+    service = render(stacks.HANDS, settings, tmp_path)["services"]["orchestrator"]
+    mounts = {mount["target"]: mount for mount in service["volumes"]}
+    mount = mounts[service["environment"]["POLICY_FILE"]]
+    assert (mount["source"], mount["read_only"]) == ("/etc/variet/policy.yaml", True)
+    assert service["environment"]["VARIET_KEYS_FILE"] == ""
+    assert mounts["/run/variet/keys.yaml"]["source"] == "/dev/null"
+
+
 def test_the_engine_gets_the_presets_words_one_by_one(tmp_path: Path) -> None:
     settings = {
         **stacks.brain("2x3060"),
