@@ -147,7 +147,10 @@ class EmbedOp(Message):
 
 
 class StatsOp(Message):
+    """A store that has not answered `within` seconds counts as down."""
+
     op: Literal["stats"] = "stats"
+    within: float = Field(10, gt=0)
 
 
 class RebuildOp(Message):

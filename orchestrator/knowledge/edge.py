@@ -91,7 +91,7 @@ class EdgeStore:
         shutil.rmtree(aside)
         opened[name] = EdgeCollection.load(folder)
 
-    async def stats(self) -> dict[str, CollectionStats]:
+    async def stats(self, within: float) -> dict[str, CollectionStats]:
         return {
             name: CollectionStats(
                 chunks=await held.count(), model=held.model, dimension=held.dimension

@@ -23,6 +23,7 @@ from contracts.knowledge import (
 )
 
 PROCESS_DOWN = "index_unavailable"
+STATS_LIMIT_S = 10.0
 
 _LINE_LIMIT = 64 * 1024 * 1024
 _FIRST_PAUSE = 0.02
@@ -53,7 +54,9 @@ class Index(Protocol):
         """Unit vectors of texts."""
         ...
 
-    async def stats(self) -> IndexStats: ...
+    async def stats(self, within: float = STATS_LIMIT_S) -> IndexStats:
+        """Its state; a vector store that has not answered `within` seconds counts as down."""
+        ...
 
     async def rebuild(self, collection: str) -> int:
         """Embed a whole collection anew with the model of now; the number of chunks."""
@@ -87,8 +90,9 @@ class IndexClient:
         vectors: list[list[float]] = await self._call(EmbedOp(texts=texts), 300, again=True)
         return vectors
 
-    async def stats(self) -> IndexStats:
-        return IndexStats.model_validate(await self._call(StatsOp(), 5, again=True))
+    async def stats(self, within: float = STATS_LIMIT_S) -> IndexStats:
+        found = await self._call(StatsOp(within=within), within + 5, again=True)
+        return IndexStats.model_validate(found)
 
     async def rebuild(self, collection: str) -> int:
         return int(await self._call(RebuildOp(collection=collection), None))

@@ -27,6 +27,7 @@ from orchestrator.knowledge.vector_store import Collection, VectorStore, check
 
 _REBUILD_PAGE = 32
 _PROBE_PAUSE = 5.0
+_OPENING_S = 30.0
 
 log = logging.getLogger("variet.index")
 
@@ -46,7 +47,7 @@ class IndexService:
     async def warm(self) -> None:
         """Open the store, then embed a word until the model answers."""
         try:
-            await self._store.stats()
+            await self._store.stats(_OPENING_S)
         except VarietError as error:
             log.warning("no vector store: %s", error)
         while self._dimension is None:
@@ -82,7 +83,7 @@ class IndexService:
             case RebuildOp():
                 return await self._rebuild(op.collection)
             case StatsOp():
-                return (await self._stats()).model_dump()
+                return (await self._stats(op.within)).model_dump()
 
     async def _search(self, op: SearchOp) -> list[Hit]:
         """By meaning and words; while the embedder is down, by words alone."""
@@ -179,7 +180,7 @@ class IndexService:
             log.warning("embeddings are back, searching by meaning too")
         self._mute, self._dimension = None, dimension
 
-    async def _stats(self) -> IndexStats:
+    async def _stats(self, within: float) -> IndexStats:
         collections: dict[str, CollectionStats] = {}
         search: Literal["hybrid", "words", "none"] = "words" if self._mute else "hybrid"
         error = self._mute
@@ -188,7 +189,7 @@ class IndexService:
                 "index_starting", "The index process is still starting.", "Wait a moment."
             )
         try:
-            collections = await self._store.stats()
+            collections = await self._store.stats(within)
         except VarietError as down:
             search, error = "none", down
         return IndexStats.model_validate(

@@ -82,9 +82,9 @@ class VectorStore(Protocol):
         """Let the collection that `begin` made take the place of the old one, which goes."""
         ...
 
-    async def stats(self) -> dict[str, CollectionStats]:
-        """All collections by name, as the store has them now. Answers or raises within a second
-        or so."""
+    async def stats(self, within: float) -> dict[str, CollectionStats]:
+        """All collections by name, as the store has them now. Raises Unavailable if it takes
+        more than `within` seconds."""
         ...
 
     async def close(self) -> None: ...

@@ -48,7 +48,7 @@ def launch() -> Iterator[Launch]:
             process = subprocess.Popen(
                 [*command, *arguments], cwd=REPOSITORY, stdin=subprocess.PIPE
             )
-            index = RunningIndex(process, IndexClient(socket, patience=30))
+            index = RunningIndex(process, IndexClient(socket, patience=60))
             running.append(index)
             return index
 

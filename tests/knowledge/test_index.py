@@ -173,6 +173,8 @@ async def test_it_ends_with_its_parent(launch: Launch, tmp_path: Path) -> None:
 
 async def test_it_is_started_again_when_it_dies(tmp_path: Path) -> None:
     async with IndexProcess(tmp_path, log_file=tmp_path / "log") as process:
+        # A busy machine takes its time to start the process.
+        process.client._patience = 60
         await process.client.upsert("docs", [passage("a", "x")])
         assert process._process
         process._process.kill()
@@ -184,6 +186,8 @@ async def test_it_is_started_as_soon_as_a_process_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with IndexProcess(tmp_path, log_file=tmp_path / "log") as process:
+        # A busy machine takes its time to start the process.
+        process.client._patience = 60
         await process.client.upsert("docs", [passage("a", "x")])
         spawn, failures = process._spawn, 0
 

@@ -88,6 +88,15 @@ async def test_without_the_vector_store_chat_and_tools_go_on_and_say_that_retrie
     assert (await client.get("/search?q=limit")).json()["results"][0]["source"] == "boost.md"
 
 
+async def test_a_silent_vector_store_is_named_in_time(stack: Stack) -> None:
+    stack.qdrant.silent = True
+    stats = await stack.hands.orchestrator.index.stats(0.2)
+    assert stats.error
+    assert stats.error.message == f"QDRANT_URL={stack.qdrant.url} did not answer within 0.2 s."
+    health = (await stack.hands.client.get("/health")).json()
+    assert (health["status"], health["checks"]["index"]["status"]) == ("degraded", "down")
+
+
 async def test_without_embeddings_tools_find_documents_by_their_words_and_health_says_so(
     stack: Stack,
 ) -> None:

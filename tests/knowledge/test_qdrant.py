@@ -20,7 +20,6 @@ from orchestrator.knowledge.embedding import RemoteEmbedder
 from orchestrator.knowledge.index_service import IndexService
 from orchestrator.knowledge.minilm import Floats
 from orchestrator.knowledge.qdrant import server as qdrant_connection
-from orchestrator.knowledge.qdrant import store as qdrant_store
 from orchestrator.knowledge.qdrant.store import QdrantStore
 from orchestrator.knowledge.supervision import IndexProcess
 from orchestrator.knowledge.vector_store import VectorStore
@@ -192,7 +191,7 @@ async def test_a_rebuild_broken_off_at_any_request_loses_nothing_and_leaves_noth
 
             server.breaks_at = None
             store = QdrantStore(server.url)
-            stats = (await store.stats())["docs"]
+            stats = (await store.stats(30))["docs"]
             assert stats.chunks == 1
             [note] = server.collections.values()
             assert note["state"] == "ready"
@@ -268,7 +267,7 @@ async def test_collections_of_others_are_left_alone(
     with pytest.raises(Conflict, match="was not made by Variet"):
         await store.find("docs")
     await filled(store, "code")
-    assert set(await store.stats()) == {"code"}
+    assert set(await store.stats(30)) == {"code"}
     assert set(others) < set(server.collections)
 
 
@@ -291,7 +290,7 @@ async def test_a_server_that_fails_is_told_and_works_again_when_it_does(
         await found(store)
     assert down.value.code == "vector_store_unavailable"
     with pytest.raises(Unavailable):
-        await store.stats()
+        await store.stats(30)
     server.failing = None
     assert len(await found(store)) == 1
 
@@ -320,14 +319,13 @@ async def test_a_silent_server_is_given_up(
     server: QdrantServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qdrant_connection, "READ_TIMEOUT_S", 1)
-    monkeypatch.setattr(qdrant_store, "PROBE_TIMEOUT_S", 0.2)
     store = QdrantStore(server.url)
     await filled(store)
     server.silent = True
     with pytest.raises(Unavailable, match="did not answer in time"):
         await found(store)
     with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s"):
-        await store.stats()
+        await store.stats(0.2)
     await store.close()
 
 

@@ -184,7 +184,7 @@ async def test_health_says_what_is_wrong_and_how_to_mend_it(
 
 
 class Hung(NoIndex):
-    async def stats(self) -> Any:
+    async def stats(self, within: float = 0) -> Any:
         await asyncio.get_running_loop().create_future()
 
 

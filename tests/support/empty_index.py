@@ -23,7 +23,7 @@ class EmptyIndex:
         """Two numbers a text, the first one its length."""
         return [[float(len(text)), 0.5] for text in texts]
 
-    async def stats(self) -> IndexStats:
+    async def stats(self, within: float = 0) -> IndexStats:
         return IndexStats(ready=True, model="counting", dimension=2)
 
     async def rebuild(self, collection: str) -> int:

@@ -22,7 +22,7 @@ class NoIndex:
     async def embed(self, texts: Sequence[str]) -> NoReturn:
         raise _down()
 
-    async def stats(self) -> NoReturn:
+    async def stats(self, within: float = 0) -> NoReturn:
         raise _down()
 
     async def rebuild(self, *args: Any) -> NoReturn:

@@ -16,8 +16,6 @@ from orchestrator.knowledge.qdrant.server import GONE, WRITE_TIMEOUT_S, Server
 from orchestrator.knowledge.vector_store import Collection
 
 PREFIX = "variet-"
-# Who asks for the state of the index waits 1.5 s.
-PROBE_TIMEOUT_S = 1.0
 
 log = logging.getLogger("variet.index")
 
@@ -73,12 +71,12 @@ class QdrantStore:
         if old:
             await self._server.call(self._client.delete_collection(old, timeout=WRITE_TIMEOUT_S))
 
-    async def stats(self) -> dict[str, CollectionStats]:
+    async def stats(self, within: float) -> dict[str, CollectionStats]:
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
+            async with asyncio.timeout(within):
                 return await self._stats()
         except TimeoutError as error:
-            raise self._server.silent(PROBE_TIMEOUT_S) from error
+            raise self._server.silent(within) from error
 
     async def close(self) -> None:
         await self._server.close()
