@@ -1,4 +1,9 @@
-"""The Store on PostgreSQL. Commits are asynchronous; `statements` says how its steps are made."""
+"""The Store on PostgreSQL; `statements` says how its steps are made.
+
+A step of a run waits for the disk: a server that dies and comes back must not have forgotten what
+this process goes on from. Events, exchanges and leases do not wait: what is lost of them with the
+server's last moments, nobody builds on.
+"""
 
 import secrets
 import time
@@ -121,7 +126,7 @@ class PostgresStore:
             return bool(done) or (again and await _was_written(connection, values))
 
         try:
-            created = await self._db.write(create)
+            created = await self._durable.write(create)
         except StoreUnavailable:
             self._unborn[run.id] = thread.id if thread else None
             raise
@@ -191,7 +196,7 @@ class PostgresStore:
         return await self._many("status = 'awaiting_approval'", {})
 
     async def request_stop(self, run_id: str) -> None:
-        await self._db.change(
+        await self._durable.change(
             "UPDATE runs SET stop_requested = true WHERE id = %(id)s", {"id": run_id}
         )
 
@@ -222,7 +227,9 @@ class PostgresStore:
         return await self._many("status = 'running' AND write = %(token)s", {"token": token})
 
     async def release(self, run_id: str) -> None:
-        await self._db.change("UPDATE runs SET lease_until = 0 WHERE id = %(id)s", {"id": run_id})
+        await self._durable.change(
+            "UPDATE runs SET lease_until = 0 WHERE id = %(id)s", {"id": run_id}
+        )
 
     # Event logs and raw exchanges
 
@@ -317,7 +324,7 @@ class PostgresStore:
             done = await rows(connection, statement, values)
             return bool(done) or (again and await _was_written(connection, values))
 
-        return await self._in_doubt(run_id, self._db.write(take))
+        return await self._in_doubt(run_id, self._durable.write(take))
 
     async def _set_off(
         self,
@@ -340,7 +347,7 @@ class PostgresStore:
             return bool(done) or (again and await _was_written(connection, values))
 
         try:
-            return await self._db.write(set_off)
+            return await self._durable.write(set_off)
         except StoreUnavailable:
             self._undriven[run_id] = values["write"]
             raise
@@ -348,7 +355,7 @@ class PostgresStore:
     async def _claim(self, process: str, now: float, until: float, gone: list[str]) -> str:
         """Take over what runs under an expired lease or for a process that is gone; the token."""
         token = _token()
-        await self._db.change(
+        await self._durable.change(
             "UPDATE runs SET process = %(process)s, lease_until = %(until)s, write = %(token)s,"
             " recoveries = recoveries + (lease_until > 0)::int WHERE id IN"
             " (SELECT id FROM runs WHERE status = 'running' AND process <> %(process)s"
@@ -374,7 +381,7 @@ class PostgresStore:
                 )
             return len(deleted)
 
-        return await self._db.write(delete, HOUSEKEEPING_S)
+        return await self._durable.write(delete, HOUSEKEEPING_S)
 
     # Writes of which nobody was told whether they were carried out
 
@@ -392,7 +399,7 @@ class PostgresStore:
         which nobody drives therefore: the first are taken back, the others given up for anybody
         to claim."""
         for run_id, thread_id in list(self._unborn.items()):
-            await self._db.change(
+            await self._durable.change(
                 "WITH said AS (DELETE FROM messages WHERE run_id = %(run)s),"
                 " run AS (DELETE FROM runs WHERE id = %(run)s)"
                 " DELETE FROM threads WHERE id = %(thread)s::text",
@@ -400,7 +407,7 @@ class PostgresStore:
             )
             del self._unborn[run_id]
         for run_id, token in list(self._undriven.items()):
-            await self._db.change(
+            await self._durable.change(
                 "UPDATE runs SET process = '', lease_until = 0 WHERE id = %(run)s"
                 " AND status = 'running' AND write = %(token)s",
                 {"run": run_id, "token": token},
