@@ -12,26 +12,30 @@ SERVICE = "postgres"
 USER = "postgres"  # by the socket inside the container, where it needs no password
 DUMP_TIMEOUT_S = 3_600.0
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
-THEIRS = "SELECT datname, pg_get_userbyid(datdba) FROM pg_database WHERE NOT datistemplate" + (
-    " AND datname <> 'postgres' AND datname !~ '_(restoring|replaced)$' ORDER BY datname"
+ENCODING = re.compile(r"[A-Z][A-Z0-9_]{0,20}")
+THEIRS = (
+    "SELECT datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding) FROM pg_database WHERE"
+    " NOT datistemplate AND datname <> 'postgres' AND datname !~ '_(restoring|replaced)$'"
+    " ORDER BY datname"
 )
 
 
 def save(writer: Writer, compose: Compose) -> None:
     """Add a dump of each database, in pg_dump's custom format (compressed)."""
     for row in _query(compose, "postgres", THEIRS).splitlines():
-        database, owner = row.split("|")
+        database, owner, encoding = row.split("|")
         words = ("exec", "-T", SERVICE, "pg_dump", "-U", USER, "-Fc", "--dbname", database)
-        name, more = f"postgres/{database}.dump", {"owner": owner}
+        name, more = f"postgres/{database}.dump", {"owner": owner, "encoding": encoding}
         with writer.part(name, "database", database, more) as sink:
             compose.read(*words, into=sink)
 
 
 def check(part: Part) -> None:
-    if not (NAME.fullmatch(part.of) and NAME.fullmatch(part.more.get("owner", ""))):
+    owner, encoding = part.more.get("owner", ""), part.more.get("encoding", "")
+    if not (NAME.fullmatch(part.of) and NAME.fullmatch(owner) and ENCODING.fullmatch(encoding)):
         raise BadRequest(
             "backup_damaged",
-            f"{part.name} names the database {part.of!r} of {part.more.get('owner')!r}."
+            f"{part.name} names the database {part.of!r} of {owner!r} in {encoding!r}."
             " Nothing was changed.",
             "Use another backup.",
         )
@@ -44,7 +48,12 @@ def restore(reader: Reader, part: Part, compose: Compose) -> Callable[[], None]:
     coming, aside = f"{name}_restoring", f"{name}_replaced"
     for former in (coming, aside):
         _query(compose, "postgres", f'DROP DATABASE IF EXISTS "{former}" WITH (FORCE)')
-    _query(compose, "postgres", f'CREATE DATABASE "{coming}" OWNER "{owner}" TEMPLATE template0')
+    _query(
+        compose,
+        "postgres",
+        f'CREATE DATABASE "{coming}" OWNER "{owner}" TEMPLATE template0'
+        f" ENCODING '{part.more['encoding']}'",
+    )
     # A dump holds the rights on what is in the database, not those on the database itself.
     _query(compose, "postgres", f'REVOKE ALL ON DATABASE "{coming}" FROM PUBLIC')
     words = ("exec", "-T", SERVICE, "pg_restore", "-U", USER, "--exit-on-error", "-d", coming)

@@ -29,7 +29,7 @@ class Recorded(Compose):
     def call(self, *words: str, given: bytes | None = None, timeout_s: float | None = None) -> str:
         said = self._record(words)
         if "pg_database WHERE NOT" in said:
-            return "langfuse|langfuse\nvariet|variet\n"
+            return "langfuse|langfuse|UTF8\nvariet|variet|UTF8\n"
         if "SELECT 1 FROM pg_database" in said:
             return "1\n"
         if "to_regclass" in said:
