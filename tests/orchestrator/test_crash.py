@@ -7,8 +7,8 @@ dies after each write as well as before it).
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ import pytest
 from pytest_asyncio import fixture
 
 from tests.support.orchestrator_process import Forks, Running, effects, forks
+from tests.support.postgres import Server
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripted_reply import script
 from tests.support.threads import check_messages
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.nightly]
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "20"))
+POSTGRES_ROUNDS = max(4, ROUNDS // 5)
 ACT = {"tool_calls": [{"name": "act", "arguments": {"text": "once"}}]}
 ACT_AND_HANG = {"tool_calls": [{"name": "act_and_hang", "arguments": {"text": "once"}}]}
 DONE = {"text": "Done."}
@@ -160,6 +162,24 @@ async def test_a_killed_orchestrator_goes_on_where_it_was(
     await POINTS[number % len(POINTS)](server, engine, tmp_path)
 
 
+@pytest.mark.parametrize("number", range(POSTGRES_ROUNDS))
+async def test_a_killed_orchestrator_on_postgres_goes_on_where_it_was(
+    server: Forks, engine: ScriptedEngine, tmp_path: Path, number: int, database_url: str
+) -> None:
+    with on(server, database_url):
+        await POINTS[number % len(POINTS)](server, engine, tmp_path)
+
+
+@contextmanager
+def on(server: Forks, database_url: str) -> Iterator[None]:
+    """What is started meanwhile has its stores there."""
+    server.database_url = database_url
+    try:
+        yield
+    finally:
+        server.database_url = None
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("side", SIDES)
 async def test_a_kill_at_any_write_neither_loses_nor_repeats_anything(
@@ -171,6 +191,20 @@ async def test_a_kill_at_any_write_neither_loses_nor_repeats_anything(
         state.mkdir()
         if not await _dies_at(server, engine, state, SIDES[side] * number):
             break
+    assert 8 < number < MORE_WRITES_THAN_A_RUN_HAS - 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("side", SIDES)
+async def test_a_kill_at_any_write_to_postgres_neither_loses_nor_repeats_anything(
+    server: Forks, engine: ScriptedEngine, tmp_path: Path, side: str, postgres_server: Server
+) -> None:
+    for number in range(1, MORE_WRITES_THAN_A_RUN_HAS):
+        state = tmp_path / str(number)
+        state.mkdir()
+        with postgres_server.database() as url, on(server, url):
+            if not await _dies_at(server, engine, state, SIDES[side] * number):
+                break
     assert 8 < number < MORE_WRITES_THAN_A_RUN_HAS - 1
 
 
@@ -255,6 +289,19 @@ class Caller:
 async def test_many_callers_and_many_kills_repeat_nothing_and_tear_nothing(
     server: Forks, engine: ScriptedEngine, tmp_path: Path, seed: int
 ) -> None:
+    await _storm(server, engine, tmp_path, seed)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", range(max(1, ROUNDS // 50)))
+async def test_many_callers_and_many_kills_on_postgres_repeat_nothing_and_tear_nothing(
+    server: Forks, engine: ScriptedEngine, tmp_path: Path, seed: int, database_url: str
+) -> None:
+    with on(server, database_url):
+        await _storm(server, engine, tmp_path, seed)
+
+
+async def _storm(server: Forks, engine: ScriptedEngine, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     approved: set[str] = set()
     callers = [Caller(number, chance, approved) for number in range(4)]

@@ -91,13 +91,15 @@ class Forks:
 
     process: asyncio.subprocess.Process
     folder: Path
+    database_url: str | None = None
     _ready: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _ended: dict[int, asyncio.Future[int]] = field(default_factory=dict)
     _number: int = 0
 
     async def start(self, state: Path, engine_url: str, **options: Any) -> Running:
         """Start an orchestrator. `options`: `settings`, and `die_at`, the number of the write
-        before which it kills itself (after which, if negative)."""
+        before which it kills itself (after which, if negative). Its stores are SQLite files in
+        `state`, or a PostgreSQL database if `database_url` is set."""
         self._number += 1
         number, loop = self._number, asyncio.get_running_loop()
         stderr = self.folder / f"stderr-{number}"
@@ -108,6 +110,7 @@ class Forks:
             "state": str(state),
             "engine": engine_url,
             "stderr": str(stderr),
+            "database_url": self.database_url,
             **options,
         }
         assert self.process.stdin
@@ -238,6 +241,7 @@ def _child(order: dict[str, Any]) -> int:
         state_dir=state,
         port=0,
         openai_compat_url=order["engine"],
+        database_url=order["database_url"],
         **order.get("settings", {}),
     )
     logging.basicConfig(level="WARNING", stream=sys.stderr)
@@ -247,7 +251,7 @@ def _child(order: dict[str, Any]) -> int:
 
     def announce(url: str, _model: str, _withheld: list[str]) -> None:
         if (at := order.get("die_at")) is not None:
-            _die_at(at)
+            _die_at(at, whole)
         _say({"number": order["number"], "url": url, "pid": os.getpid()})
 
     try:
@@ -304,11 +308,9 @@ WRITES = {
 }
 
 
-def _die_at(number: int) -> None:
+def _die_at(number: int, whole: Any) -> None:
     """Kill this process before the `number`-th durable write from now on; after it, if negative."""
-    from orchestrator.store.journal import SqliteJournal
-    from orchestrator.store.sqlite import SqliteStore
-
+    stores = {"store": whole.parts.store, "journal": whole.parts.journal}
     count = 0
 
     def deadly(original: Any) -> Any:
@@ -325,9 +327,9 @@ def _die_at(number: int) -> None:
 
         return write
 
-    for kind, names in ((SqliteStore, WRITES["store"]), (SqliteJournal, WRITES["journal"])):
+    for kind, names in WRITES.items():
         for name in names:
-            setattr(kind, name, deadly(getattr(kind, name)))
+            setattr(stores[kind], name, deadly(getattr(stores[kind], name)))
 
 
 if __name__ == "__main__":
