@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import httpx2
@@ -17,6 +17,7 @@ from tests.stack.report import Report
 TIMEOUT_S = 900
 # Big enough for an index, small enough to be filled.
 STATE_MIB = 64
+LINES = "40"
 REPORT = pytest.StashKey[Report]()
 
 
@@ -35,6 +36,19 @@ def pytest_terminal_summary(
 ) -> None:
     for line in config.stash[REPORT].lines():
         terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failure come the last words of both hosts' containers."""
+    told = yield
+    if told.failed and isinstance(item, pytest.Function):
+        for name in ("brain", "hands"):
+            if isinstance(host := item.funcargs.get(name), Host):
+                told.sections.append((f"logs of the {name}", host.compose("logs", "--tail", LINES)))
+    return told
 
 
 @pytest.fixture(scope="session")
