@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import StoreError
+from orchestrator.store.database import explained
 
 MAX_ATTEMPTS = 3
 LEASE = 15.0
@@ -47,9 +48,12 @@ class Job:
 
 
 class Queue:
-    """Jobs in a database file. Thread-safe; several processes may share the file."""
+    """Jobs in a database file. Thread-safe; several processes may share the file.
+
+    What is wrong with the file or its disk is raised as StoreError."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._owner = uuid.uuid4().hex
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +78,7 @@ class Queue:
         """Queue a job; the id. A job of the same key that still waits is the same job."""
         now = time.time()
         job_id = uuid.uuid4().hex
-        with self._lock, _transaction(self._db):
+        with self._lock, explained(self._path), _transaction(self._db):
             waiting = self._db.execute(
                 "SELECT id FROM job WHERE key = ? AND state = 'ready'", (key,)
             ).fetchone()
@@ -177,7 +181,7 @@ class Queue:
         return bool(rows)
 
     def _execute(self, statement: str, *values: Any) -> list[Any]:
-        with self._lock:
+        with self._lock, explained(self._path):
             return self._db.execute(statement, values).fetchall()
 
 
@@ -194,7 +198,9 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        db.execute("COMMIT")
     except BaseException:  # boundary: cancelled or not, nothing half done stays
-        db.execute("ROLLBACK")
+        # On a full disk SQLite may have rolled back by itself.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")

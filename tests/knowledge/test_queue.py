@@ -124,3 +124,19 @@ def test_a_damaged_file_is_named(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     with pytest.raises(StoreError, match=r"queue\.db"):
         Queue(path)
+
+
+def test_a_job_that_finds_no_room_is_refused_and_the_next_is_taken(path: Path) -> None:
+    jobs = Queue(path)
+    jobs.put("before", {})
+    database = jobs._db
+    held = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count={held}")
+    with pytest.raises(StoreError) as refused:
+        jobs.put("large", {"text": "x" * 100_000})
+    assert refused.value.code == "store_full"
+    assert str(path) in refused.value.message
+    database.execute(f"PRAGMA max_page_count={held + 100}")
+    taken = jobs.put("large", {"text": "x" * 100_000})
+    assert [job.id for _ in range(2) if (job := jobs.claim())][1:] == [taken]
+    jobs.close()
