@@ -134,7 +134,7 @@ $(VENV)/requirements-dev.lock: requirements-dev.lock $(VENV)/requirements.lock
 	@cp requirements-dev.lock $@
 
 test-stack: dev  ## run the tests that build images and start both stacks; they need Docker
-	@$(BIN)/python -m pytest -rs -m stack $(ARGS)
+	@$(BIN)/python -m pytest -vv -rs --durations=12 -m stack $(ARGS)
 
 test: dev  ## run every test that needs no root, Docker or network (ARGS="-k name")
 	@$(BIN)/python -m pytest -rs $(ARGS)
