@@ -46,8 +46,8 @@ def restore(reader: Reader, part: Part, compose: Compose) -> Callable[[], None]:
     puts it back. When the dump cannot be read, the database is as it was."""
     name, owner = part.of, part.more["owner"]
     coming, aside = f"{name}_restoring", f"{name}_replaced"
-    for former in (coming, aside):
-        _query(compose, "postgres", f'DROP DATABASE IF EXISTS "{former}" WITH (FORCE)')
+    _mend(compose, name, aside)
+    _drop(compose, coming, aside)
     _query(
         compose,
         "postgres",
@@ -56,25 +56,54 @@ def restore(reader: Reader, part: Part, compose: Compose) -> Callable[[], None]:
     )
     # A dump holds the rights on what is in the database, not those on the database itself.
     _query(compose, "postgres", f'REVOKE ALL ON DATABASE "{coming}" FROM PUBLIC')
-    words = ("exec", "-T", SERVICE, "pg_restore", "-U", USER, "--exit-on-error", "-d", coming)
-    with reader.open(part) as content:
-        compose.feed(*words, source=content)
-    there = _query(compose, "postgres", f"SELECT 1 FROM pg_database WHERE datname = '{name}'")
-    if there.strip():
+    try:
+        _load(reader, part, compose, coming)
+    except BaseException:  # boundary: half a database is of no use, whatever kept it so
+        _drop(compose, coming)
+        raise
+    there = _there(compose, name)
+    if there:
         _rename(compose, name, aside)
-    _rename(compose, coming, name)
+    try:
+        _rename(compose, coming, name)
+    except BaseException:  # boundary: as above; and the name must not stay without a database
+        if there:
+            _rename(compose, aside, name)
+        raise
 
     def undo() -> None:
-        if there.strip():
-            _rename(compose, name, coming)
+        _rename(compose, name, coming)
+        if there:
             _rename(compose, aside, name)
+        _drop(compose, coming)
 
     return undo
 
 
 def settle(part: Part, compose: Compose) -> None:
-    for former in (f"{part.of}_restoring", f"{part.of}_replaced"):
-        _query(compose, "postgres", f'DROP DATABASE IF EXISTS "{former}" WITH (FORCE)')
+    _drop(compose, f"{part.of}_replaced")
+
+
+def _load(reader: Reader, part: Part, compose: Compose, database: str) -> None:
+    words = ("exec", "-T", SERVICE, "pg_restore", "-U", USER, "--exit-on-error", "-d", database)
+    with reader.open(part) as content:
+        compose.feed(*words, source=content)
+
+
+def _drop(compose: Compose, *databases: str) -> None:
+    for name in databases:
+        _query(compose, "postgres", f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def _there(compose: Compose, database: str) -> bool:
+    sql = f"SELECT 1 FROM pg_database WHERE datname = '{database}'"
+    return _query(compose, "postgres", sql).strip() == "1"
+
+
+def _mend(compose: Compose, name: str, aside: str) -> None:
+    """A restore that was killed between two renames has left the database under its other name."""
+    if _there(compose, aside) and not _there(compose, name):
+        _rename(compose, aside, name)
 
 
 def _rename(compose: Compose, old: str, new: str) -> None:

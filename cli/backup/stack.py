@@ -5,7 +5,6 @@ collections belong together. Everything that a restore replaces is kept beside i
 is in place; then it goes, or, when anything failed, comes back.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -77,43 +76,59 @@ class Stack:
                     )
 
     def restore(self, reader: Reader, parts: list[Part]) -> None:
-        """All parts or none."""
-        undos: list[Undo] = []
+        """All parts or none. Raises what went wrong, and says whether what was there is back."""
+        undos: list[tuple[str, Undo]] = []
         settle: list[Undo] = []
         with self._quiet(STORES, start=True):
             try:
                 for part in parts:
                     self._put_back(reader, part, undos, settle)
-            except BaseException:  # boundary: an interrupt, too, leaves what was there before
-                self._tell("putting back what was there")
-                for undo in reversed(undos):
-                    with contextlib.suppress(VarietError):
-                        undo()
+            except BaseException as error:  # boundary: an interrupt, too, leaves what was there
+                lost = self._undo(undos)
+                if isinstance(error, VarietError):
+                    raise _outcome(error, lost) from error
                 raise
             for last in settle:
-                last()
+                try:
+                    last()
+                except VarietError as error:
+                    self._tell(f"what was replaced could not be removed: {error.message}")
 
-    def _put_back(self, reader: Reader, part: Part, undos: list[Undo], settle: list[Undo]) -> None:
-        compose = self._compose
+    def _undo(self, undos: list[tuple[str, Undo]]) -> list[str]:
+        """Put back what was there; what could not be."""
+        self._tell("putting back what was there")
+        lost = []
+        for name, undo in reversed(undos):
+            try:
+                undo()
+            except VarietError as error:
+                self._tell(f"{name}: {error.message}")
+                lost.append(name)
+        return lost
+
+    def _put_back(
+        self, reader: Reader, part: Part, undos: list[tuple[str, Undo]], settle: list[Undo]
+    ) -> None:
+        compose, name = self._compose, f"{part.kind} {part.of}"
         if part.kind == "collection" and "qdrant" not in self._services:
             self._tell(f"not restored: {part.of}, because the profile qdrant is not selected")
             return
-        self._tell(f"{part.kind} {part.of}")
+        self._tell(name)
         if part.kind == "database":
-            undos.append(postgres.restore(reader, part, compose))
+            undos.append((name, postgres.restore(reader, part, compose)))
             settle.append(lambda: postgres.settle(part, compose))
         elif part.kind == "state":
             state.restore(reader, part, self._state_dir)
-            undos.append(lambda: state.undo(self._state_dir))
+            undos.append((name, lambda: state.undo(self._state_dir)))
             settle.append(lambda: state.settle(self._state_dir))
         elif part.kind == "volume":
             volume = next(one for one in self._volumes if one.name == part.of)
             volumes.restore(reader, part, compose, volume)
-            undos.append(lambda: volumes.undo(compose, volume))
+            undos.append((name, lambda: volumes.undo(compose, volume)))
             settle.append(lambda: volumes.settle(compose, volume))
         elif part.kind == "collection":
             restored = qdrant.restore(reader, part, compose)
-            undos.append(restored.undo)
+            undos.append((name, restored.undo))
             settle.append(restored.settle)
 
     @contextmanager
@@ -150,3 +165,12 @@ class Stack:
         """Start these, or all, and wait until they are healthy."""
         self._tell(f"starting {', '.join(services) or 'everything'}")
         self._compose.call("up", "--detach", "--wait", *services, timeout_s=START_TIMEOUT_S)
+
+
+def _outcome(error: VarietError, lost: list[str]) -> VarietError:
+    if lost:
+        kept = f"Not put back: {', '.join(lost)}; what was there is kept aside."
+        remedy = "Mend that, then restore again: docs/operations.md says what is kept where."
+    else:
+        kept, remedy = "What was there before is back.", "Mend that, or use another backup."
+    return type(error)(error.code, f"{error.message} {kept}", remedy)

@@ -76,7 +76,7 @@ def unpack(stream: IO[bytes], folder: Path) -> None:
     """Put the stream's files in the place of the folder's. Until `settle` or `undo` those are
     kept aside. Whatever goes wrong on the way, the folder is as it was."""
     folder.mkdir(parents=True, exist_ok=True)
-    undo(folder)
+    _mend(folder)
     staging = folder / RESTORED
     staging.mkdir(mode=0o700)
     try:
@@ -104,6 +104,15 @@ def undo(folder: Path) -> None:
             if path.name != ".complete":
                 path.rename(folder / path.name)
     settle(folder)
+
+
+def _mend(folder: Path) -> None:
+    """After a restore that was killed: half a swap is undone; a whole one may have been worked on
+    since, and what it replaced goes."""
+    if (folder / RESTORED).exists():
+        undo(folder)
+    else:
+        settle(folder)
 
 
 def _swap(folder: Path, staging: Path) -> None:

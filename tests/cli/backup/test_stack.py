@@ -25,13 +25,14 @@ class Recorded(Compose):
         self.fail = ""
         self.running = dict.fromkeys(services, "running")
         self._names = list(services)
+        self.databases = {"langfuse", "variet"}
 
     def call(self, *words: str, given: bytes | None = None, timeout_s: float | None = None) -> str:
         said = self._record(words)
         if "pg_database WHERE NOT" in said:
             return "langfuse|langfuse|UTF8\nvariet|variet|UTF8\n"
         if "SELECT 1 FROM pg_database" in said:
-            return "1\n"
+            return "1\n" if said.split("'")[-2] in self.databases else ""
         if "to_regclass" in said:
             return "t\n"
         if "max(version)" in said:
@@ -185,7 +186,7 @@ def test_a_failure_puts_back_what_was_there_in_reverse(make: Make, tmp_path: Pat
     saved(compose, tmp_path / "backup.tar")
     compose.words.clear()
     compose.fail = " load "
-    with pytest.raises(Unavailable, match="load"):
+    with pytest.raises(Unavailable, match=r"load.* broke\. What was there before is back\."):
         restored(compose, tmp_path / "backup.tar")
     failed = next(i for i, one in enumerate(compose.words) if " load " in one)
     after = compose.words[failed + 1 :]
@@ -193,8 +194,55 @@ def test_a_failure_puts_back_what_was_there_in_reverse(make: Make, tmp_path: Pat
     assert " undo /state" in undone[0]
     assert 'ALTER DATABASE "variet_replaced" RENAME TO "variet"' in undone[2]
     assert 'ALTER DATABASE "langfuse_replaced" RENAME TO "langfuse"' in undone[4]
+    for name in ("variet", "langfuse"):
+        assert any(f'IF EXISTS "{name}_restoring"' in one for one in after)
     assert not any(" settle " in one for one in after)
     assert after[-1] == "up --detach --wait"
+
+
+def test_a_database_that_cannot_change_places_keeps_its_name(make: Make, tmp_path: Path) -> None:
+    compose = make()
+    saved(compose, tmp_path / "backup.tar")
+    compose.words.clear()
+    compose.fail = '"variet_restoring" RENAME TO "variet"'
+    with pytest.raises(Unavailable, match="is back"):
+        restored(compose, tmp_path / "backup.tar")
+    moves = [one.rpartition(" -qAtc ")[2] for one in compose.words if "RENAME" in one]
+    assert moves[2:5] == [
+        'ALTER DATABASE "variet" RENAME TO "variet_replaced"',
+        'ALTER DATABASE "variet_restoring" RENAME TO "variet"',
+        'ALTER DATABASE "variet_replaced" RENAME TO "variet"',
+    ]
+
+
+def test_a_database_that_a_killed_restore_left_under_its_other_name_is_found(
+    make: Make, tmp_path: Path
+) -> None:
+    compose = make()
+    saved(compose, tmp_path / "backup.tar")
+    compose.words.clear()
+    compose.databases = {"langfuse", "variet_replaced"}
+    restored(compose, tmp_path / "backup.tar")
+    moved = 'ALTER DATABASE "variet_replaced" RENAME TO "variet"'
+    dropped = 'DROP DATABASE IF EXISTS "variet_replaced" WITH (FORCE)'
+    said = [one.rpartition(" -qAtc ")[2] for one in compose.words]
+    assert said.index(moved) < said.index(dropped)
+
+
+def test_what_could_not_be_put_back_is_named(make: Make, tmp_path: Path) -> None:
+    compose = make()
+    saved(compose, tmp_path / "backup.tar")
+    compose.fail = "/state"
+    real = compose.call
+
+    def call(*words: str, given: bytes | None = None, timeout_s: float | None = None) -> str:
+        if '"langfuse_replaced" RENAME' in words[-1]:
+            raise Unavailable("docker_failed", "PostgreSQL is gone.", "Start it.")
+        return real(*words, given=given, timeout_s=timeout_s)
+
+    compose.call = call  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="Not put back: database langfuse; what was there is"):
+        restored(compose, tmp_path / "backup.tar")
 
 
 def test_a_collection_without_its_store_is_told_and_left_out(make: Make, tmp_path: Path) -> None:

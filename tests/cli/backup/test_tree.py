@@ -123,8 +123,22 @@ def test_a_restore_that_was_killed_between_its_steps_is_undone_by_the_next(
     aside.mkdir()
     (state / "variet.db").rename(aside / "variet.db")
     (state / tree.RESTORED).mkdir()
-    tree.undo(state)
+    with pytest.raises(Damaged):
+        tree.unpack(io.BytesIO(b"nonsense"), state)
     assert holds(state) == before
+
+
+def test_what_a_killed_restore_replaced_does_not_come_back_over_later_work(
+    state: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "variet.db").write_text("restored")
+    stream = packed(tmp_path / "other")
+    tree.unpack(stream, state)  # and killed before `settle`
+    (state / "variet.db").write_text("worked on since")
+    with pytest.raises(Damaged):
+        tree.unpack(io.BytesIO(b"nonsense"), state)
+    assert holds(state) == {"variet.db": "644 b'worked on since'"}
 
 
 def test_a_failure_in_the_middle_leaves_the_folder_as_it_was(
