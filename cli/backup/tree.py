@@ -229,8 +229,6 @@ def _members(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | N
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Damaged(f"the stream is cut short or garbled ({error})") from error
-    if not names:
-        raise Damaged("the stream is empty")
 
 
 def _admit(member: tarfile.TarInfo, names: dict[str, bool]) -> None:

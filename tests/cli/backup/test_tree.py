@@ -65,6 +65,16 @@ def test_a_folder_comes_back_as_it_was(state: Path, tmp_path: Path) -> None:
     assert (wal.st_size, wal.st_blocks * 512 < 300_000) == (600_003, True)
 
 
+def test_an_empty_folder_comes_back_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    stream = packed(tmp_path / "empty")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "variet.db").touch()
+    tree.unpack(stream, tmp_path / "full")
+    tree.settle(tmp_path / "full")
+    assert holds(tmp_path / "full") == {}
+
+
 def test_models_logs_and_locks_are_neither_packed_nor_replaced(state: Path, tmp_path: Path) -> None:
     for name in ("models", "hub", "logs"):
         (state / name).mkdir()
