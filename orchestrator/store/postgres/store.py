@@ -8,16 +8,17 @@ server's last moments, nobody builds on.
 import secrets
 import time
 import zlib
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 import psycopg
 
 from contracts.chat import RunStatus
-from contracts.errors import NotFound, StoreUnavailable
+from contracts.errors import NotFound
 from orchestrator.store.postgres import statements as sql
 from orchestrator.store.postgres.connections import Connection, Connections, rows
+from orchestrator.store.postgres.doubts import Doubts
 from orchestrator.store.postgres.presence import Presence
 from orchestrator.store.records import (
     Addition,
@@ -34,8 +35,6 @@ UNFINISHED = (
 )
 HOUSEKEEPING_S = 60.0
 
-T = TypeVar("T")
-
 
 class PostgresStore:
     """See `orchestrator.store.interface.Store`. Several processes may share the database."""
@@ -45,10 +44,7 @@ class PostgresStore:
         self._db = connections
         self._durable = durable
         self._presence = Presence(connections)
-        # Runs of which nobody told whether the last write was carried out, by their ids.
-        self._doubtful: set[str] = set()
-        self._unborn: dict[str, str | None] = {}
-        self._undriven: dict[str, str] = {}
+        self._doubts = Doubts(durable)
 
     # Threads and messages
 
@@ -125,11 +121,8 @@ class PostgresStore:
                 done = []
             return bool(done) or (again and await _was_written(connection, values))
 
-        try:
-            created = await self._durable.write(create)
-        except StoreUnavailable:
-            self._unborn[run.id] = thread.id if thread else None
-            raise
+        creation = self._durable.write(create)
+        created = await self._doubts.creation(run.id, thread.id if thread else None, creation)
         if not created and await self.thread(run.thread_id) is None:
             raise NotFound(
                 "unknown_thread", f"There is no thread {run.thread_id!r}.", "See GET /threads."
@@ -201,7 +194,7 @@ class PostgresStore:
         )
 
     async def renew_leases(self, process: str, until: float) -> list[str]:
-        await self._resolve()
+        await self._doubts.resolve()
         found = await self._db.change(
             "UPDATE runs SET lease_until = %(until)s WHERE process = %(process)s"
             " AND status = 'running' RETURNING id, stop_requested",
@@ -235,13 +228,13 @@ class PostgresStore:
 
     async def append_events(self, run_id: str, block: EventBlock) -> None:
         values = {"run": run_id, **_block(block)}
-        doubtful = run_id in self._doubtful
+        doubtful = self._doubts.about(run_id)
 
         async def append(connection: Connection, again: bool) -> None:
             mend = sql.AGAIN if again or doubtful else ""
             await rows(connection, sql.EVENTS + mend, values)
 
-        await self._in_doubt(run_id, self._db.write(append))
+        await self._doubts.step(run_id, self._db.write(append))
 
     async def events(self, run_id: str, after: int) -> list[dict[str, Any]]:
         found = await self._db.read(
@@ -317,14 +310,14 @@ class PostgresStore:
         if addition.events is not None:
             values |= _block(addition.events)
         bodies, events = bool(addition.bodies), addition.events is not None
-        doubtful = run_id in self._doubtful
+        doubtful = self._doubts.about(run_id)
 
         async def take(connection: Connection, again: bool) -> bool:
             statement = sql.step(change, bodies, touch, events, again or doubtful)
             done = await rows(connection, statement, values)
             return bool(done) or (again and await _was_written(connection, values))
 
-        return await self._in_doubt(run_id, self._durable.write(take))
+        return await self._doubts.step(run_id, self._durable.write(take))
 
     async def _set_off(
         self,
@@ -346,11 +339,7 @@ class PostgresStore:
                 return False
             return bool(done) or (again and await _was_written(connection, values))
 
-        try:
-            return await self._durable.write(set_off)
-        except StoreUnavailable:
-            self._undriven[run_id] = values["write"]
-            raise
+        return await self._doubts.setting_off(run_id, values["write"], self._durable.write(set_off))
 
     async def _claim(self, process: str, now: float, until: float, gone: list[str]) -> str:
         """Take over what runs under an expired lease or for a process that is gone; the token."""
@@ -382,37 +371,6 @@ class PostgresStore:
             return len(deleted)
 
         return await self._durable.write(delete, HOUSEKEEPING_S)
-
-    # Writes of which nobody was told whether they were carried out
-
-    async def _in_doubt(self, run_id: str, write: Coroutine[Any, Any, T]) -> T:
-        try:
-            result = await write
-        except StoreUnavailable:
-            self._doubtful.add(run_id)
-            raise
-        self._doubtful.discard(run_id)
-        return result
-
-    async def _resolve(self) -> None:
-        """Runs that were perhaps created or set off although the caller was told otherwise, and
-        which nobody drives therefore: the first are taken back, the others given up for anybody
-        to claim."""
-        for run_id, thread_id in list(self._unborn.items()):
-            await self._durable.change(
-                "WITH said AS (DELETE FROM messages WHERE run_id = %(run)s),"
-                " run AS (DELETE FROM runs WHERE id = %(run)s)"
-                " DELETE FROM threads WHERE id = %(thread)s::text",
-                {"run": run_id, "thread": thread_id},
-            )
-            del self._unborn[run_id]
-        for run_id, token in list(self._undriven.items()):
-            await self._durable.change(
-                "UPDATE runs SET process = '', lease_until = 0 WHERE id = %(run)s"
-                " AND status = 'running' AND write = %(token)s",
-                {"run": run_id, "token": token},
-            )
-            del self._undriven[run_id]
 
 
 async def _was_written(connection: Connection, values: Mapping[str, Any]) -> bool:
