@@ -81,7 +81,7 @@ pull: host  ## fetch the images of others
 
 update: host  ## fetch images, build ours anew from this folder, and start what changed
 	@$(COMPOSE) pull --ignore-buildable
-	@$(COMPOSE) build $(if $(BASE_IMAGE),,--pull)
+	@$(COMPOSE) build `grep -q '^BASE_IMAGE=.' $(ENV_FILE) || echo --pull`
 	@$(MAKE) -s --no-print-directory up
 
 backup: env  ## write state, databases, index and settings into one archive (FILE=name.tar)
