@@ -20,79 +20,34 @@ from orchestrator.store.postgres import statements as sql
 from orchestrator.store.postgres.connections import Connection, Connections, rows
 from orchestrator.store.postgres.doubts import Doubts
 from orchestrator.store.postgres.presence import Presence
+from orchestrator.store.postgres.reading import UNFINISHED, Reading
 from orchestrator.store.records import (
     Addition,
     EventBlock,
     RunRecord,
-    StoredMessage,
     ThreadRecord,
 )
 
-THREAD_COLUMNS = "id, owner, title, created_at, updated_at"
-UNFINISHED = (
-    "SELECT FROM runs WHERE runs.thread_id = threads.id"
-    " AND runs.status IN ('queued', 'running', 'awaiting_approval')"
-)
 HOUSEKEEPING_S = 60.0
 
 
-class PostgresStore:
+class PostgresStore(Reading):
     """See `orchestrator.store.interface.Store`. Several processes may share the database."""
 
     def __init__(self, connections: Connections, durable: Connections) -> None:
         """`durable` are connections whose commits wait for the disk; closed by their owner."""
-        self._db = connections
+        super().__init__(connections)
         self._durable = durable
         self._presence = Presence(connections)
         self._doubts = Doubts(durable)
 
     # Threads and messages
 
-    async def thread(self, thread_id: str, owner: str | None = None) -> ThreadRecord | None:
-        found = await self._db.read(
-            f"SELECT {THREAD_COLUMNS} FROM threads WHERE id = %(id)s"
-            " AND (%(owner)s::text IS NULL OR owner = %(owner)s)",
-            {"id": thread_id, "owner": owner},
-        )
-        return ThreadRecord(*found[0]) if found else None
-
-    async def threads(
-        self, owner: str, limit: int, before: str | None = None
-    ) -> list[ThreadRecord]:
-        found = await self._db.read(
-            f"SELECT {THREAD_COLUMNS} FROM threads WHERE owner = %(owner)s"
-            " AND (%(before)s::text IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s",
-            {"owner": owner, "before": before, "limit": limit},
-        )
-        return [ThreadRecord(*row) for row in found]
-
-    async def run_ids(self, thread_ids: Sequence[str]) -> list[str]:
-        found = await self._db.read(
-            "SELECT id FROM runs WHERE thread_id = ANY(%(ids)s::text[])", {"ids": list(thread_ids)}
-        )
-        return [row[0] for row in found]
-
     async def delete_threads(self, thread_ids: Sequence[str]) -> int:
         deleted = 0
         for thread_id in thread_ids:
             deleted += await self._delete_thread(thread_id)
         return deleted
-
-    async def idle_threads(self, idle_since: float, owner: str | None = None) -> list[str]:
-        found = await self._db.read(
-            "SELECT id FROM threads WHERE updated_at < %(since)s"
-            " AND (%(owner)s::text IS NULL OR owner = %(owner)s)"
-            f" AND NOT EXISTS ({UNFINISHED})",
-            {"since": idle_since, "owner": owner},
-        )
-        return [row[0] for row in found]
-
-    async def messages(self, thread_id: str) -> list[StoredMessage]:
-        found = await self._db.read(
-            "SELECT seq, run_id, body FROM messages WHERE thread_id = %(id)s ORDER BY seq",
-            {"id": thread_id},
-        )
-        return [StoredMessage(seq, run_id, orjson.loads(body)) for seq, run_id, body in found]
 
     # Runs
 
@@ -129,33 +84,6 @@ class PostgresStore:
             )
         return created
 
-    async def run(self, run_id: str, owner: str | None = None) -> RunRecord | None:
-        found = await self._many(
-            "id = %(id)s AND (%(owner)s::text IS NULL OR owner = %(owner)s)",
-            {"id": run_id, "owner": owner},
-        )
-        return found[0] if found else None
-
-    async def runs(self, owner: str, limit: int, before: str | None = None) -> list[RunRecord]:
-        return await self._many(
-            "owner = %(owner)s AND (%(before)s::text IS NULL OR id < %(before)s)"
-            " ORDER BY id DESC LIMIT %(limit)s",
-            {"owner": owner, "before": before, "limit": limit},
-        )
-
-    async def live_run(self, thread_id: str) -> RunRecord | None:
-        found = await self._many(f"thread_id = %(id)s AND status IN {sql.LIVE}", {"id": thread_id})
-        return found[0] if found else None
-
-    async def queued_runs(self, thread_id: str) -> list[RunRecord]:
-        return await self._many(
-            "thread_id = %(id)s AND status = 'queued' ORDER BY id", {"id": thread_id}
-        )
-
-    async def queued_threads(self) -> list[str]:
-        found = await self._db.read("SELECT DISTINCT thread_id FROM runs WHERE status = 'queued'")
-        return [row[0] for row in found]
-
     async def start_run(
         self, run_id: str, process: str, lease_until: float, first: Sequence[dict[str, Any]]
     ) -> bool:
@@ -184,9 +112,6 @@ class PostgresStore:
             "now": time.time(),
         }  # fmt: skip
         return await self._step(sql.SETTLE, run_id, addition, more, touch=True)
-
-    async def resting_runs(self) -> list[RunRecord]:
-        return await self._many("status = 'awaiting_approval'", {})
 
     async def request_stop(self, run_id: str) -> None:
         await self._durable.change(
@@ -236,21 +161,6 @@ class PostgresStore:
 
         await self._doubts.step(run_id, self._db.write(append))
 
-    async def events(self, run_id: str, after: int) -> list[dict[str, Any]]:
-        found = await self._db.read(
-            "SELECT body FROM events WHERE run_id = %(id)s AND last > %(after)s::bigint"
-            " ORDER BY first",
-            {"id": run_id, "after": after},
-        )
-        blocks = (orjson.loads(zlib.decompress(row[0])) for row in found)
-        return [event for block in blocks for event in block if event["id"] > after]
-
-    async def last_event(self, run_id: str) -> int:
-        found = await self._db.read(
-            "SELECT coalesce(max(last), 0) FROM events WHERE run_id = %(id)s", {"id": run_id}
-        )
-        return int(found[0][0])
-
     async def add_exchange(self, run_id: str, request: bytes, response: bytes, ms: float) -> None:
         values = {
             "run": run_id, "request": zlib.compress(request, 1),
@@ -265,13 +175,6 @@ class PostgresStore:
                     raise
 
         await self._db.write(add)
-
-    async def exchanges(self, run_id: str) -> list[tuple[int, bytes, bytes, float]]:
-        found = await self._db.read(
-            "SELECT n, request, response, ms FROM exchanges WHERE run_id = %(id)s ORDER BY n",
-            {"id": run_id},
-        )
-        return [(n, zlib.decompress(a), zlib.decompress(b), ms) for n, a, b, ms in found]
 
     async def prune_exchanges(self, keep_runs: int) -> None:
         await self._db.change(
@@ -295,10 +198,6 @@ class PostgresStore:
         await self._db.close()
 
     # Statements that others are made of
-
-    async def _many(self, where: str, values: Mapping[str, Any]) -> list[RunRecord]:
-        found = await self._db.read(f"SELECT {sql.RUN_COLUMNS} FROM runs WHERE {where}", values)
-        return [_run(row) for row in found]
 
     async def _step(
         self, change: str, run_id: str, addition: Addition, more: Mapping[str, Any], touch: bool
@@ -384,15 +283,6 @@ async def _was_written(connection: Connection, values: Mapping[str, Any]) -> boo
 def _block(block: EventBlock) -> dict[str, Any]:
     body = zlib.compress(orjson.dumps(block.events), 1)
     return {"first": block.first, "last": block.last, "block": body}
-
-
-def _run(row: tuple[Any, ...]) -> RunRecord:
-    (run_id, thread_id, owner, status, request, created, updated, process, lease, stop,
-     recoveries, progress, response) = row  # fmt: skip
-    return RunRecord(
-        run_id, thread_id, owner, status, orjson.loads(request), created, updated, process, lease,
-        stop, recoveries, orjson.loads(progress), orjson.loads(response) if response else None,
-    )  # fmt: skip
 
 
 def _text(value: dict[str, Any]) -> str:
