@@ -1,7 +1,9 @@
 """Two hosts on one Docker engine, started once for all tests of this folder."""
 
+import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from contracts.settings import REPOSITORY
 from tests.stack import hosts, images
-from tests.stack.docker import docker, lacking, run
+from tests.stack.docker import lacking, run
 from tests.stack.hosts import LAN_IP, Host
 from tests.stack.report import Report
 
@@ -57,7 +59,15 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 
 @pytest.fixture(scope="session")
-def bases(report: Report) -> None:
+def alone() -> Iterator[None]:
+    """Names of images, projects and the LAN are this machine's: one run at a time."""
+    with (Path(tempfile.gettempdir()) / "variet-stack.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def bases(alone: None, report: Report) -> None:
     """The base images. What this machine lacks skips the tests."""
     if missing := lacking():
         pytest.skip(f"needs {missing}")
@@ -174,8 +184,3 @@ def hands(hands_settings: Host, brain: Host, report: Report) -> Iterator[Host]:
 def api(hands: Host) -> Iterator[httpx2.Client]:
     with hosts.client(hands) as http:
         yield http
-
-
-@pytest.fixture(scope="session")
-def engine_version(bases: None) -> str:
-    return docker("version", "--format", "{{.Server.Version}}")
