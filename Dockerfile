@@ -79,7 +79,7 @@ COPY orchestrator /app/orchestrator
 COPY services/orchestrator /app/services/orchestrator
 RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
     python -P /bytecode.py orchestrator.__main__ orchestrator.serve orchestrator.embedded \
-      orchestrator.knowledge.index_process langfuse openai.resources.chat psycopg_pool qdrant_client
+      orchestrator.knowledge.index_process langfuse openai.resources.chat orchestrator.store.postgres.opening qdrant_client
 ENV BIND_ADDR=0.0.0.0 \
     PORT=8001
 EXPOSE 8001
