@@ -151,7 +151,7 @@ class Client:
 def unreachable(url: str) -> VarietError:
     """The error for an address where nothing listens."""
     if urlsplit(url).hostname in LOOPBACK:
-        remedy = "Start it with `make run` (or `variet run`) in another terminal."
+        remedy = "Start it: `make up`, or on one machine `make run` in another terminal."
     else:
         remedy = "Check VARIET_URL, and that the orchestrator runs on that machine."
     return Unavailable("not_running", f"No Variet answers at {url}: it is not running.", remedy)
