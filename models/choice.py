@@ -77,7 +77,7 @@ def _served(settings: Settings, url: str, manifest: Manifest) -> ModelChoice:
         sentence=f"{name}, served at {url}.",
         context=settings.max_model_len
         or (entry.context if entry else None)
-        or _told_context(said)
+        or told_context(said)
         or DEFAULT_CONTEXT,
         base_url=url,
         tools_evaluated=frozenset(evaluated) if evaluated is not None else None,
@@ -106,8 +106,9 @@ def _ask_models(settings: Settings, url: str) -> list[dict[str, Any]]:
     return [model for model in listed if isinstance(model, dict)]
 
 
-def _told_context(model: dict[str, Any]) -> int | None:
-    """vLLM tells `max_model_len`; llama.cpp tells `n_ctx` of what it started with in `meta`."""
+def told_context(model: dict[str, Any]) -> int | None:
+    """The window of a model in tokens, of an item of GET /v1/models, or None if it is not said:
+    vLLM tells `max_model_len`; llama.cpp tells `n_ctx` of what it started with in `meta`."""
     meta = model.get("meta")
     told = model.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
     return told if isinstance(told, int) and told > 0 else None

@@ -24,7 +24,7 @@ from orchestrator.agent.toolbox import Toolbox
 from orchestrator.agent.toolservers import Source
 from orchestrator.agent.turn import Parts
 from orchestrator.agent.wire import tls
-from orchestrator.engine import engine_of
+from orchestrator.engine import as_served, engine_of
 from orchestrator.knowledge.index import Index
 from orchestrator.knowledge.ingest import Ingest
 from orchestrator.knowledge.supervision import IndexProcess
@@ -33,6 +33,7 @@ from orchestrator.tracing import make_tracer
 
 RENEW_S = 5.0
 TIDY_S = 30.0
+LEARN_S = 30.0
 RETENTION_S = 3_600.0
 DAY_S = 86_400
 
@@ -128,7 +129,7 @@ class Orchestrator:
         self._background(self._repeat(self.runs.renew, RENEW_S), "leases")
         self._background(self._repeat(self._tidy, TIDY_S), "tidy")
         self._background(self._repeat(self._retain, RETENTION_S), "retention")
-        self._background(self._prewarm(), "prewarm")
+        self._background(self._begin(), "prewarm")
 
     async def delete_threads(self, thread_ids: Sequence[str]) -> int:
         """Delete threads on which no run lives, with all that is theirs in both stores; how many
@@ -188,6 +189,20 @@ class Orchestrator:
         model = ChatModel(self.engine, limits)
         self._stack.push_async_callback(model.close)
         return model
+
+    async def _begin(self) -> None:
+        """Meet the engine, then ask now and then whether it is another one meanwhile."""
+        await self._learn()
+        await self._prewarm()
+        await asyncio.sleep(LEARN_S)
+        await self._repeat(self._learn, LEARN_S)
+
+    async def _learn(self) -> None:
+        served = await as_served(self.engine, self.settings, self.http)
+        if served != self.engine:
+            log.info("the engine serves a window of %d tokens", served.context)
+            self.engine = self.parts.model.engine = served
+            self.parts.window.resize(served.context, self.parts.model.max_tokens)
 
     async def _prewarm(self) -> None:
         """Let the engine read the system prompt and the tools once, so that the first question

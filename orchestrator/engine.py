@@ -1,12 +1,20 @@
-"""Which engine answers, from the settings and the model manifest."""
+"""Which engine answers, from the settings, the model manifest and what its server tells."""
+
+import asyncio
+from dataclasses import replace
+
+import httpx2
 
 from contracts.errors import SettingsError
+from contracts.manifest import Manifest
 from contracts.settings import Settings
+from models.choice import told_context
 from models.manifest import load_manifest
 from orchestrator.agent.model import Engine
 
 DEFAULT_CONTEXT = 8_192
 TIERS = ("fast", "balanced", "deep")
+ASK_S = 3.0
 
 
 def engine_of(settings: Settings) -> Engine:
@@ -29,4 +37,38 @@ def engine_of(settings: Settings) -> Engine:
         context=settings.max_model_len or (entry.context if entry else DEFAULT_CONTEXT),
         tiers={tier: settings.model_id or tier for tier in TIERS},
         tools_evaluated=frozenset(evaluated) if evaluated is not None else None,
+    )
+
+
+async def as_served(engine: Engine, settings: Settings, http: httpx2.AsyncClient) -> Engine:
+    """The engine with what its server tells of the model that it serves now, which may be another
+    than yesterday's: its window and, through the manifest, the tools that it may be offered.
+    What the settings say of either counts more. Unchanged when the server does not answer."""
+    manifest = load_manifest()
+    if manifest.get(engine.model):
+        return engine
+    headers = {"authorization": f"Bearer {engine.key}"} if engine.key else {}
+    try:
+        async with asyncio.timeout(ASK_S):
+            answer = await http.get(f"{engine.url}/models", headers=headers)
+        listed = answer.raise_for_status().json()["data"]
+        names = {str(model["id"]): model for model in listed}
+    except (TimeoutError, httpx2.HTTPError, ValueError, LookupError, TypeError):
+        return engine
+    return _with(engine, settings, manifest, names)
+
+
+def _with(
+    engine: Engine, settings: Settings, manifest: Manifest, names: dict[str, dict[str, object]]
+) -> Engine:
+    """`names`: what is served, by name. A server of one model may list it under several."""
+    known = [entry for name in names if (entry := manifest.get(name))]
+    entry = known[0] if len(known) == 1 else None
+    said = names.get(entry.id if entry else engine.model) or {}
+    context = settings.max_model_len or told_context(said) or (entry.context if entry else None)
+    evaluated = entry.tools_evaluated if entry else engine.tools_evaluated
+    return replace(
+        engine,
+        context=context or engine.context,
+        tools_evaluated=None if evaluated is None else frozenset(evaluated),
     )

@@ -44,6 +44,11 @@ class Window:
         self._head = min(self._tokens(head_characters), context // 2)
         self._measured = False
 
+    def resize(self, context: int, answer: int) -> None:
+        """Another engine answers from now on: a window of `context`, `answer` kept free in it."""
+        self.context, self._answer = context, answer
+        self._measured = False
+
     def measure_head(self, tokens: int) -> None:
         """The engine counted this many tokens for a prompt that is hardly more than the head."""
         if tokens > 0:
