@@ -141,8 +141,6 @@ def hands_settings(folder: Path, brain_settings: Host, state_device: str, report
             "VARIET_TAG": "stack",
             "BASE_IMAGE": images.PYTHON,
             "STACK_STATE_DEVICE": state_device,
-            # Its context and its tools are known by this name.
-            "MODEL_ID": "nano",
         },
     )
     report.note("variet init, hands", said)
