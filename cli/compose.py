@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 from cli.text import exact
 from contracts.deployment import Deployment, load_deployment
 from contracts.errors import SettingsError, Unavailable, VarietError
-from contracts.settings import REPOSITORY, correct_it, env_file
+from contracts.settings_reading import REPOSITORY, correct_it, env_file
 
 CALL_TIMEOUT_S = 120.0
 POLL_S = 0.5

@@ -21,7 +21,8 @@ from cli.host.proposal import cards_for, propose, tei_variant
 from contracts.deployment import Role, load_deployment
 from contracts.errors import SettingsError
 from contracts.manifest import Tier
-from contracts.settings import REPOSITORY, env_file, load_settings
+from contracts.settings import REPOSITORY, load_settings
+from contracts.settings_reading import env_file
 from models.manifest import load_manifest, load_preset, preset_names
 
 NONE = "none"
@@ -167,7 +168,8 @@ def _answers(
         ("--brain-ip", given.brain_ip),
         ("--hands-ip", given.hands_ip),
     ):
-        check_address(flag, ip or "127.0.0.1")
+        if ip is not None:
+            check_address(flag, ip)
     if role == "brain":
         return _brain(given, base, host, state, questions)
     return _hands(given, base, state, questions)
@@ -265,4 +267,5 @@ def _validate(values: Mapping[str, str], path: Path) -> None:
         load_settings(_env_file=None, **given)
         load_deployment(_env_file=None, **given)
     except SettingsError as error:
-        raise SettingsError(error.code, error.message, f"Correct it in {path}.") from error
+        remedy = f"Give another answer, or correct it in {path}."
+        raise SettingsError(error.code, error.message, remedy) from error

@@ -8,13 +8,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts.errors import SettingsError
 from contracts.manifest import Tier
-from contracts.settings import COMMON, correct_it, env_file, explain
+from contracts.settings import COMMON
+from contracts.settings_reading import header_key, read_page
 
 Role = Literal["brain", "hands"]
 
@@ -185,19 +185,32 @@ class Deployment(BaseSettings):
         None, description="signs Langfuse's sessions", json_schema_extra=HANDS
     )
 
+    @field_validator("gateway_api_key")
+    @classmethod
+    def _sent_key(cls, value: SecretStr | None) -> SecretStr | None:
+        return header_key(value)
+
     @field_validator("lan_ip", "brain_ip", "hands_ip")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        if value is not None and ip_address(value).is_unspecified:
-            raise ValueError("has to be one address, not all of them")
+        if value is not None and (wrong := not_an_address(value)):
+            raise ValueError(wrong)
         return value
+
+
+def not_an_address(text: str) -> str:
+    """Why the stacks cannot use it as the address of one host; "" if they can."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return "is no IP address"
+    if address.version == 6:
+        return "is an IPv6 address, and the stacks are published in IPv4"
+    if address.is_unspecified or address.is_multicast or address.is_reserved:
+        return "is no address of one host"
+    return ""
 
 
 def load_deployment(**overrides: object) -> Deployment:
     """Read them. Raises SettingsError that names each wrong key with its value."""
-    try:
-        return Deployment(**{"_env_file": env_file(), **overrides})  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise SettingsError(
-            "bad_settings", explain(error), correct_it(error, Deployment.model_fields)
-        ) from error
+    return read_page(Deployment, overrides)

@@ -1,20 +1,16 @@
 """All settings, read once from the environment (and `.env`), validated at start, frozen."""
 
-import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic.config import JsonDict
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts.errors import SettingsError
+from contracts.settings_reading import REPOSITORY as REPOSITORY
+from contracts.settings_reading import header_key, read_page
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # Marks what people change most: the README lists these, docs/settings.md all.
 COMMON: JsonDict = {"common": True}
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -183,6 +179,13 @@ class Settings(BaseSettings):
             raise ValueError("has to start with http:// or https://")
         return value.rstrip("/") if value else value
 
+    @field_validator(
+        "variet_api_key", "openai_compat_key", "embed_key", "qdrant_api_key", "hf_token"
+    )
+    @classmethod
+    def _sent_key(cls, value: SecretStr | None) -> SecretStr | None:
+        return header_key(value)
+
     @field_validator("database_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
@@ -229,47 +232,4 @@ class Settings(BaseSettings):
 
 def load_settings(**overrides: object) -> Settings:
     """Read the settings. Raises SettingsError that names each wrong key with its value."""
-    try:
-        return Settings(**{"_env_file": env_file(), **overrides})  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise SettingsError(
-            "bad_settings", explain(error), correct_it(error, Settings.model_fields)
-        ) from error
-
-
-def env_file() -> Path:
-    """The file of settings: VARIET_ENV_FILE, relative to the repository, else its `.env`. It need
-    not exist. One checkout can so play both roles, as `docker compose --env-file` lets it."""
-    return REPOSITORY / (os.environ.get("VARIET_ENV_FILE") or ".env")
-
-
-def correct_it(
-    error: ValidationError | None = None, fields: Mapping[str, FieldInfo] | None = None
-) -> str:
-    """The remedy: where to correct it, and what each key at fault means. `fields` are those of the
-    page of settings that was read."""
-    path = env_file()
-    where = f"Correct it in {path.name if path.parent == REPOSITORY else path}."
-    keys = dict.fromkeys(_key(problem) for problem in error.errors()) if error else {}
-    known = fields or {}
-    return " ".join([where, *(_meaning(key, known[key]) for key in keys if key in known)])
-
-
-def _key(problem: ErrorDetails) -> str:
-    return "_".join(str(part) for part in problem["loc"]).lower()
-
-
-def _meaning(key: str, field: FieldInfo) -> str:
-    return f"{key.upper()}: {field.description}."
-
-
-def explain(error: ValidationError) -> str:
-    """Each problem with its key and, unless it is secret, its value."""
-    parts = []
-    for problem in error.errors():
-        key = _key(problem).upper()
-        message = problem["msg"].removeprefix("Value error, ")
-        secret = key.endswith(("_KEY", "_TOKEN", "_PASSWORD", "_SECRET", "_SALT", "DATABASE_URL"))
-        value = "" if secret or not key else f"={problem['input']}"
-        parts.append(f"{key}{value}: {message}" if key else message)
-    return "; ".join(parts) + "."
+    return read_page(Settings, overrides)

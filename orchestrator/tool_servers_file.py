@@ -10,7 +10,7 @@ import yaml
 from dotenv import dotenv_values
 
 from contracts.errors import SettingsError
-from contracts.settings import env_file
+from contracts.settings_reading import env_file, sendable
 from orchestrator.agent.policy import UniqueKeys
 from orchestrator.agent.tool_transport import Remote
 
@@ -83,11 +83,11 @@ def _token(path: Path, name: str, variable: Any) -> str:
             f"{name}.token_env={variable}: no such variable is set",
             f"Set {variable} to the TOOL_TOKEN of that server.",
         )
-    if not (token.isascii() and token.isprintable()):
+    if not sendable(token):
         raise _wrong(
             path,
             f"{name}.token_env={variable}: what it holds cannot be a token",
-            f"Set {variable} to printable ASCII characters.",
+            f"Set {variable} to ASCII characters without spaces.",
         )
     return token
 

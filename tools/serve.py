@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from contracts.errors import SettingsError, VarietError
 from contracts.settings import Settings, load_settings
+from contracts.settings_reading import sendable
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -93,8 +94,9 @@ def _hosts(name: str, host: str) -> list[str]:
 
 def _token(settings: Settings) -> str:
     token = settings.tool_token.get_secret_value() if settings.tool_token else ""
-    if len(token) < MIN_TOKEN_LETTERS or not (token.isascii() and token.isprintable()):
-        what = "not set" if not token else f"not {MIN_TOKEN_LETTERS} or more ASCII characters"
+    if len(token) < MIN_TOKEN_LETTERS or not sendable(token):
+        wanted = f"not {MIN_TOKEN_LETTERS} or more ASCII characters without spaces"
+        what = wanted if token else "not set"
         raise SettingsError(
             "bad_token",
             f"TOOL_TOKEN is {what}: anyone who reaches this tool server could use it.",

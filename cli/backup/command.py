@@ -17,7 +17,8 @@ from cli.show import line
 from cli.text import size
 from contracts.deployment import Role, load_deployment
 from contracts.errors import Conflict, StoreError
-from contracts.settings import Settings, env_file, load_settings
+from contracts.settings import Settings, load_settings
+from contracts.settings_reading import env_file
 from orchestrator.store.schema import POSTGRES_SCHEMA_VERSION
 
 ENV = "env"

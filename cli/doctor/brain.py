@@ -29,7 +29,8 @@ from contracts.deployment import Deployment
 from contracts.errors import VarietError
 from contracts.manifest import Manifest, ManifestEntry
 from contracts.preset import HostPreset
-from contracts.settings import Settings, env_file
+from contracts.settings import Settings
+from contracts.settings_reading import env_file
 from models.budget import TierBudget, budget
 from models.manifest import load_manifest, load_preset
 from models.store import Store

@@ -26,7 +26,8 @@ from cli.host.addresses import addresses
 from cli.host.command import Runner
 from contracts.deployment import Deployment
 from contracts.errors import VarietError
-from contracts.settings import LOOPBACK, Settings, env_file
+from contracts.settings import LOOPBACK, Settings
+from contracts.settings_reading import env_file
 from models.manifest import load_manifest
 
 EVERYWHERE = ("0.0.0.0", "::")

@@ -12,6 +12,7 @@ from pathlib import Path
 from dotenv.parser import Binding, parse_stream
 
 from contracts.errors import SettingsError
+from contracts.settings_reading import unreadable
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 PLAIN = re.compile(r"[A-Za-z0-9_./:@,+=%-]*")
@@ -41,9 +42,7 @@ class EnvFile:
         except FileNotFoundError:
             return cls()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                "bad_env_file", f"{path} cannot be read: {error}.", "Correct or remove that file."
-            ) from error
+            raise unreadable(path, error) from error
         read = cls(text)
         for line in read._lines:
             if line.error or not NAME.fullmatch(line.key or "A"):

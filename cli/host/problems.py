@@ -10,6 +10,7 @@ from cli.host.images import driver_problem, too_old
 from cli.host.plan import Answers, engine_profile
 from cli.host.proposal import cards_for
 from cli.text import size
+from contracts.deployment import not_an_address
 from contracts.errors import SettingsError
 from contracts.manifest import Manifest
 from contracts.preset import HostPreset
@@ -31,15 +32,10 @@ class Problem:
     fatal: bool = False
 
 
-def check_address(flag: str, ip: str | None) -> None:
+def check_address(flag: str, ip: str) -> None:
     """Raises SettingsError that names the flag and the value."""
-    try:
-        if ip is None or not (address := ip_address(ip)).is_unspecified:
-            return
-        wrong = f"{address} is no address of one host"
-    except ValueError:
-        wrong = f"{ip} is no IP address"
-    raise SettingsError("bad_address", f"{flag}: {wrong}.", "Give one, like 192.168.1.20.")
+    if wrong := not_an_address(ip):
+        raise SettingsError("bad_address", f"{flag}: {ip} {wrong}.", "Give one, like 192.168.1.20.")
 
 
 def problems(answers: Answers, host: Host, manifest: Manifest, missing: int) -> Iterator[Problem]:

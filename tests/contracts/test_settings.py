@@ -4,7 +4,8 @@ import pytest
 
 from contracts.deployment import load_deployment
 from contracts.errors import SettingsError
-from contracts.settings import REPOSITORY, Settings, env_file, load_settings
+from contracts.settings import REPOSITORY, Settings, load_settings
+from contracts.settings_reading import env_file
 
 
 def settings(**values: object) -> Settings:
@@ -75,3 +76,50 @@ def test_without_it_settings_come_from_the_repository(monkeypatch: pytest.Monkey
     assert env_file() == REPOSITORY / ".env"
     monkeypatch.setenv("VARIET_ENV_FILE", "brain.env")
     assert env_file() == REPOSITORY / "brain.env"
+
+
+@pytest.mark.parametrize("name", ["openai_compat_key", "embed_key", "variet_api_key"])
+@pytest.mark.parametrize("key", ["sesame ", "ses\name", "sésame"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(name: str, key: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(**{name: key})
+    assert f"{name.upper()}: has to be ASCII" in caught.value.message
+    assert key not in f"{caught.value.message}{caught.value.remedy}"
+    with pytest.raises(SettingsError, match="GATEWAY_API_KEY"):
+        load_deployment(_env_file=None, gateway_api_key=key)
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "my.env"
+    monkeypatch.setenv("VARIET_ENV_FILE", str(path))
+    path.write_bytes(b"\xff\xfe=1\n")
+    for load in (load_settings, load_deployment):
+        with pytest.raises(SettingsError, match=f"{path} cannot be read"):
+            load()
+    path.unlink()
+    path.mkdir()
+    for load in (load_settings, load_deployment):
+        with pytest.raises(SettingsError, match="it is a folder"):
+            load()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("brain.local", "is no IP address"),
+        ("10.0.0.256", "is no IP address"),
+        ("fd00::1", "IPv6"),
+        ("0.0.0.0", "no address of one host"),
+        ("224.0.0.1", "no address of one host"),
+        ("255.255.255.255", "no address of one host"),
+    ],
+)
+def test_an_address_that_the_stacks_cannot_use_is_named(value: str, told: str) -> None:
+    for name in ("lan_ip", "brain_ip", "hands_ip"):
+        with pytest.raises(SettingsError) as caught:
+            load_deployment(_env_file=None, **{name: value})
+        assert f"{name.upper()}={value}: " in caught.value.message
+        assert told in caught.value.message
+    assert load_deployment(_env_file=None, lan_ip="192.168.1.10").lan_ip == "192.168.1.10"

@@ -122,10 +122,15 @@ async def test_each_serves_logs_a_line_per_call_and_ends_on_a_signal(
 
 @pytest.mark.parametrize("module", ["calibration", "logs", "workspace"])
 async def test_without_a_proper_token_none_starts(tmp_path: Path, module: str) -> None:
-    for token, said in (("", "is not set"), ("fifteen-letters", "is not 16 or more")):
+    for token, said in (
+        ("", "is not set"),
+        ("fifteen-letters", "is not 16 or more"),
+        ("with a space in the token", "without spaces"),
+    ):
         code, error = await started(tmp_path, module, TOOL_TOKEN=token)
         assert code == 1
-        assert f"TOOL_TOKEN {said}" in error
+        assert "TOOL_TOKEN is " in error
+        assert said in error
         assert "fifteen" not in error
 
 
