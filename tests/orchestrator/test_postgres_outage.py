@@ -10,6 +10,7 @@ import pytest
 from contracts.chat import ChatRequest
 from tests.support import postgres
 from tests.support.hands import Hands, hands
+from tests.support.postgres_proxy import proxy
 from tests.support.probe_tools import Probe
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripted_reply import script
@@ -120,3 +121,19 @@ async def test_a_run_that_loses_its_server_ends_and_says_why(
     record = await store.run(run_id)
     assert record is not None
     assert record.status == "failed"
+
+
+async def test_health_answers_although_the_server_hangs(
+    own: postgres.Local, engine: ScriptedEngine, probe: Probe, tmp_path: Path
+) -> None:
+    with own.server.database() as url:
+        async with (
+            proxy(url) as between,
+            hands(engine.url, tmp_path, probe.server, database_url=between.url) as variet,
+        ):
+            between.freeze()
+            health = await refused(variet, "GET", "/health")
+            assert health["checks"]["store"]["detail"] == "the store does not answer within 1.5 s"
+            between.thaw()
+            between.break_all()
+            assert (await variet.client.get("/health")).status_code == 200

@@ -14,6 +14,7 @@ import pytest
 from contracts.errors import SettingsError, StoreError, StoreUnavailable
 from contracts.settings import load_settings
 from orchestrator.store.postgres.address import address_of
+from orchestrator.store.postgres.faults import explained
 from orchestrator.store.postgres.migrations import MIGRATIONS
 from orchestrator.store.postgres.opening import open_postgres
 from tests.support import postgres
@@ -163,6 +164,48 @@ async def test_a_server_without_the_database_is_not_waited_for(
         with pytest.raises(StoreError, match="variet_none") as caught:
             await opened(postgres_server.of("variet_none"), 600.0)
     assert caught.value.code == "store_refused"
+
+
+async def test_a_wrong_password_is_refused_at_once_and_not_told(own: postgres.Local) -> None:
+    own.start()
+    own.server.do(f"ALTER USER variet PASSWORD '{SECRET}'")
+    own.stop()
+    (own.folder / "data/pg_hba.conf").write_text("local all all scram-sha-256\n")
+    own.start()
+    right = own.server.url.replace("variet@", f"variet:{SECRET}@")
+    await opened(right)
+    async with asyncio.timeout(30):
+        with pytest.raises(StoreError, match="password authentication failed") as caught:
+            await opened(right.replace(SECRET, "wr0ng"), 600.0)
+    assert caught.value.code == "store_refused"
+    assert "wr0ng" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (psycopg.errors.DiskFull, "store_full", 500),
+        (psycopg.errors.ReadOnlySqlTransaction, "store_unwritable", 500),
+        (psycopg.errors.InsufficientPrivilege, "store_unwritable", 500),
+        (psycopg.errors.DataCorrupted, "store_damaged", 500),
+        (psycopg.errors.UndefinedTable, "store_damaged", 500),
+        (psycopg.errors.LockNotAvailable, "store_busy", 503),
+        (psycopg.errors.TooManyConnections, "store_busy", 503),
+    ],
+)
+def test_a_fault_of_the_server_is_told_with_a_remedy(
+    error: type[psycopg.Error], code: str, status: int
+) -> None:
+    fault = explained(address_of(NOBODY), error(f"it says {SECRET}"))
+    assert fault is not None
+    assert (fault.code, fault.status) == (code, status)
+    assert "variet at 127.0.0.1:1" in fault.message
+    assert SECRET not in str(fault)
+    assert fault.remedy
+
+
+def test_a_defect_of_ours_is_no_fault_of_the_server() -> None:
+    assert explained(address_of(NOBODY), psycopg.errors.SyntaxError("x")) is None
 
 
 # The process
