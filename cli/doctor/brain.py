@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.address import local_url
-from cli.compose import Compose, Container, profiles
+from cli.compose import Compose, profiles
 from cli.doctor.check import Check
-from cli.doctor.docker import CALL_S, check_containers, check_docker
+from cli.doctor.docker import check_containers, check_docker, containers
 from cli.doctor.finding import Finding, failure, ok, warning
-from cli.doctor.gpu import check_cards, check_memory, floors, visible
+from cli.doctor.gpu import card_images, check_cards, check_memory, visible
 from cli.doctor.network import (
     Port,
     check_exposure,
@@ -26,7 +26,6 @@ from cli.host.facts import disk_free, ram_mib
 from cli.host.gpus import Gpus, gpus
 from cli.text import size
 from contracts.deployment import Deployment
-from contracts.errors import VarietError
 from contracts.manifest import Manifest, ManifestEntry
 from contracts.preset import HostPreset
 from contracts.settings import Settings
@@ -46,18 +45,19 @@ def checks(
     """What there is to see on the brain. `uid`: who looks; default: the present user."""
     user = current_user() if uid is None else uid
     brain = _Brain(here, settings, run)
+    docker = Check("docker", lambda: check_docker(run, bool(brain.on_cards)))
+    stack = Check("containers", lambda: check_containers(Compose()))
     return [
         Check("settings file", lambda: [check_file(env_file(), user)]),
         Check("secrets", lambda: [check_secrets(here, settings)]),
-        *([Check("docker", lambda: check_docker(run, bool(brain.floors)))] if brain.docker else []),
-        Check("gpu", lambda: check_cards(gpus(run), brain.floors)),
+        *([docker] if brain.docker else []),
+        Check("gpu", lambda: check_cards(gpus(run), brain.on_cards)),
         Check("models", brain.models),
         Check("lan address", lambda: [check_lan_address(here.lan_ip, addresses(run))]),
-        Check("ports", brain.ports_free),
-        *([Check("containers", lambda: check_containers(Compose()))] if brain.docker else []),
+        *([Check("ports", brain.ports_free), stack] if brain.docker else []),
         *(Check(name, look) for name, look in brain.engines()),
         Check("exposure", brain.exposure),
-        Check("firewall", lambda: [check_firewall(run, "brain", "", user)]),
+        Check("firewall", lambda: [brain.firewall(user)]),
     ]
 
 
@@ -67,7 +67,7 @@ class _Brain:
         self._settings = settings
         self._run = run
         self.selected = profiles(here)
-        self.floors = floors(here, self.selected)
+        self.on_cards = card_images(here, self.selected)
         # Without a profile the engines run beside Docker, as on a Mac.
         self.docker = bool(self.selected)
 
@@ -92,9 +92,9 @@ class _Brain:
         preset = load_preset(self._here.variet_preset)
         tier = budget(preset, self._here.engine_tier, manifest)
         yield check_main_memory(ram_mib(self._run), preset.ram_mib)
-        if self.floors and (known := gpus(self._run)).cards:
+        if self.on_cards and (known := gpus(self._run)).cards:
             given = self._here.nvidia_visible_devices_llm
-            running = any(one.service in ENGINES and one.well for one in _containers())
+            running = any(one.service in ENGINES and one.well for one in containers())
             yield check_memory(known, given, self._needs(tier, known), tier.entry.id, running)
         if "vllm" not in self.selected:
             yield self._files(wanted(preset, manifest, tier.entry), tier.entry)
@@ -122,7 +122,7 @@ class _Brain:
         return [card.weights + card.kv + card.buffers for card in tier.cards if card.weights]
 
     def ports_free(self) -> Iterator[Finding]:
-        yield from check_ports(self._here.lan_ip or "127.0.0.1", self._ports, _containers())
+        yield from check_ports(self._here.lan_ip or "127.0.0.1", self._ports, containers())
 
     def engines(self) -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
         """Each published server: whether it answers who has the key, and nobody else."""
@@ -153,7 +153,8 @@ class _Brain:
         ]
         for name, on, url, body in asked:
             if on:
-                yield name, partial(check_engine, name, url, key, body)
+                start = "make up" if self.docker else "the command line that variet init prints"
+                yield name, partial(check_engine, name, url, key, body, f"Start it: {start}")
         if "vllm" in self.selected:
             yield "open routes", partial(check_open_routes, f"{base}:{here.gateway_port}")
 
@@ -161,14 +162,27 @@ class _Brain:
         if self._here.lan_ip:
             yield check_exposure(self._here.lan_ip, self._ports, addresses(self._run))
 
+    def firewall(self, uid: int) -> Finding:
+        """The rules of ours hang in Docker's chains."""
+        if self.docker:
+            return check_firewall(self._run, "brain", "", uid)
+        admitted = self._here.hands_ip or "the workstation"
+        return warning(
+            "firewall",
+            "The engines run outside Docker, where the rules of Variet do not reach.",
+            f"Let this system's own firewall admit {admitted} alone.",
+        )
 
-def check_engine(name: str, url: str, key: str, body: dict[str, Any] | None) -> Iterator[Finding]:
+
+def check_engine(
+    name: str, url: str, key: str, body: dict[str, Any] | None, start: str = "Start it: make up"
+) -> Iterator[Finding]:
     """Whether it answers with the key, refuses without, and refuses a wrong one."""
     logs = "Look at: make ps, make logs"
     answer = ask(url, key, body)
     if not isinstance(answer, Answer):
         down = answer.reason == "refused"
-        yield failure(name, answer.detail, "Start it: make up" if down else logs)
+        yield failure(name, answer.detail, start if down else logs)
         return
     if answer.refused:
         yield failure(
@@ -243,11 +257,3 @@ def check_hub(folder: Path) -> Finding:
     if free < HUB_LOW_BYTES:
         return warning("hub", f"{detail}.", "Models of the hub need tens of gigabytes: free some.")
     return ok("hub", detail)
-
-
-def _containers() -> list[Container]:
-    """None where Docker does not answer, which is another check's finding."""
-    try:
-        return Compose().containers(timeout_s=CALL_S)
-    except VarietError:
-        return []

@@ -82,6 +82,14 @@ def check_containers(compose: Compose) -> Iterator[Finding]:
             yield _unwell(found[name])
 
 
+def containers() -> list[Container]:
+    """Those of this host's stack; none where Docker does not answer, which is another's finding."""
+    try:
+        return Compose().containers(timeout_s=CALL_S)
+    except VarietError:
+        return []
+
+
 def _unwell(one: Container) -> Finding:
     name, logs = f"container {one.service}", f"Look at: make logs S={one.service}"
     if one.health == "starting":

@@ -1,61 +1,35 @@
-"""The brain's cards: what there is, whether the driver fits the images, and what is free.
-
-Driver floors on GeForce cards, where compatibility packages do not help: CUDA 13 needs 580, CUDA
-12.8 natively 570 and 12.9 natively 575; any 12.x may run on 525 by minor-version compatibility
-(NVIDIA's CUDA compatibility guide).
-"""
+"""The brain's cards: what there is, whether the driver fits the images, and what is free."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cli.doctor.finding import Finding, failure, ok, warning
 from cli.host.gpus import Gpu, Gpus
+from cli.host.images import NEEDS, OLDER
 from contracts.deployment import Deployment
 
-CUDA_12_LEAST = 525
 VISIBLE = "NVIDIA_VISIBLE_DEVICES"
 
 
-@dataclass(frozen=True)
-class Floor:
-    """What an image asks of the driver: `least` major version, `native` without compatibility."""
-
-    image: str
-    cuda: str
-    least: int
-    native: int
-
-
-VLLM = Floor("vllm-cuda", "CUDA 13.0", 580, 580)
-LLAMACPP = {
-    "llamacpp-cuda13": Floor("llamacpp-cuda13", "CUDA 13.4", 580, 580),
-    "llamacpp-cuda": Floor("llamacpp-cuda", "CUDA 12.8", CUDA_12_LEAST, 570),
-}
-CPU = "-cpu"
+def card_images(here: Deployment, selected: frozenset[str]) -> list[str]:
+    """The images, of services/images.yaml, that are to run on a card here."""
+    named = {
+        "vllm": "vllm-cuda",
+        "llamacpp": here.llamacpp_variant,
+        "embeddings": here.tei_variant,
+        "rerank": here.tei_variant,
+    }
+    wanted = {image for profile, image in named.items() if profile in selected}
+    return [image for image in NEEDS if image in wanted]
 
 
-def floors(here: Deployment, selected: frozenset[str]) -> list[Floor]:
-    """Of the images that are to run on a card here."""
-    found: list[Floor] = []
-    if "vllm" in selected:
-        found.append(VLLM)
-    if "llamacpp" in selected and (here.llamacpp_variant or "") in LLAMACPP:
-        found.append(LLAMACPP[here.llamacpp_variant or ""])
-    tei = here.tei_variant or ""
-    if selected & {"embeddings", "rerank"} and tei and not tei.endswith(CPU):
-        found.append(Floor(tei, "CUDA 12.9", CUDA_12_LEAST, 575))
-    return found
-
-
-def check_cards(known: Gpus, wanted: list[Floor]) -> Iterator[Finding]:
+def check_cards(known: Gpus, wanted: list[str]) -> Iterator[Finding]:
     """Each card, and the driver against the images. Nothing where no image needs a card."""
     if not wanted:
         return
     if not known.cards:
-        names = ", ".join(one.image for one in wanted)
         yield failure(
             "gpu",
-            f"{known.problem.rstrip('.')}; a card is needed for {names}.",
+            f"{known.problem.rstrip('.')}; a card is needed for {', '.join(wanted)}.",
             "The driver hangs: look at dmesg."
             if "did not end" in known.problem
             else "Install NVIDIA's driver, or choose another preset: variet init --preset cpu",
@@ -67,21 +41,23 @@ def check_cards(known: Gpus, wanted: list[Floor]) -> Iterator[Finding]:
     yield from (check_driver(known, one) for one in wanted)
 
 
-def check_driver(known: Gpus, floor: Floor) -> Finding:
-    name, major = f"driver for {floor.image}", known.driver_major or 0
-    if major < floor.least:
+def check_driver(known: Gpus, image: str) -> Finding:
+    need = NEEDS[image]
+    name, major = f"driver for {image}", known.driver_major or 0
+    if major < need.least:
+        other = f", or set LLAMACPP_VARIANT={OLDER[image]}" if image in OLDER else ""
         return failure(
             name,
-            f"Driver {known.driver} is too old for {floor.cuda}, which needs {floor.least}.",
-            f"Update the driver to {floor.native} or newer{_other(floor)}.",
+            f"Driver {known.driver} is too old for CUDA {need.cuda}, which needs {need.least}.",
+            f"Update the driver to {need.native} or newer{other}.",
         )
-    if major < floor.native:
+    if major < need.native:
         return warning(
             name,
-            f"Driver {known.driver} runs {floor.cuda} only by minor-version compatibility.",
-            f"If the container does not start: update the driver to {floor.native} or newer.",
+            f"Driver {known.driver} runs CUDA {need.cuda} only by minor-version compatibility.",
+            f"If the container does not start: update the driver to {need.native} or newer.",
         )
-    return ok(name, f"{known.driver} runs {floor.cuda}")
+    return ok(name, f"{known.driver} runs CUDA {need.cuda}")
 
 
 def check_memory(known: Gpus, given: str, needs: list[int], model: str, running: bool) -> Finding:
@@ -131,12 +107,6 @@ def _named(known: Gpus, word: str) -> Gpu | None:
         if word == str(card.index) or (len(word) > 4 and card.uuid.startswith(word)):
             return card
     return None
-
-
-def _other(floor: Floor) -> str:
-    if floor.image == "llamacpp-cuda13":
-        return ", or set LLAMACPP_VARIANT=llamacpp-cuda"
-    return ""
 
 
 def _gib(mib: int) -> str:

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from cli.compose import Compose, Container, profiles
+from cli.compose import Compose, profiles
 from cli.doctor.check import Check
 from cli.doctor.clock import check_clock, seconds_ahead
-from cli.doctor.docker import CALL_S, check_containers, check_docker
+from cli.doctor.docker import check_containers, check_docker, containers
 from cli.doctor.finding import Finding, failure, ok, warning
 from cli.doctor.installation import check_orchestrator
 from cli.doctor.network import (
@@ -25,7 +25,6 @@ from cli.doctor.secrets import check_file, check_secrets, current_user
 from cli.host.addresses import addresses
 from cli.host.command import Runner
 from contracts.deployment import Deployment
-from contracts.errors import VarietError
 from contracts.settings import LOOPBACK, Settings
 from contracts.settings_reading import env_file
 from models.manifest import load_manifest
@@ -74,7 +73,7 @@ class _Hands:
         return found
 
     def ports_free(self) -> Iterator[Finding]:
-        yield from check_ports(self._settings.bind_addr, self._ports, _containers())
+        yield from check_ports(self._settings.bind_addr, self._ports, containers())
 
     def embeddings(self) -> Iterator[Finding]:
         if self._settings.embed_url:
@@ -106,9 +105,7 @@ class _Hands:
     def langfuse(self) -> Iterator[Finding]:
         if "langfuse" not in self.selected:
             return
-        url = (
-            f"{self._settings.langfuse_base_url or f'http://127.0.0.1:{self._here.langfuse_port}'}"
-        )
+        url = self._settings.langfuse_base_url or f"http://127.0.0.1:{self._here.langfuse_port}"
         answer = ask(f"{url}/api/public/health")
         logs = "Look at: make ps; make logs S=langfuse-web"
         if isinstance(answer, Silence):
@@ -246,11 +243,3 @@ def _stranger(name: str, url: str, answer: Answer, setting: str) -> Finding:
 
 def _key(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
-
-
-def _containers() -> list[Container]:
-    """None where Docker does not answer, which is another check's finding."""
-    try:
-        return Compose().containers(timeout_s=CALL_S)
-    except VarietError:
-        return []

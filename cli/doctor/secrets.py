@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from cli.doctor.finding import Finding, failure, ok
+from cli.host import secret
+from cli.host.dotenv import EnvFile
 from contracts.deployment import Deployment
 from contracts.settings import Settings
 
@@ -18,35 +20,13 @@ PASSWORD_LENGTH = 12
 HEX_KEY = "LANGFUSE_ENCRYPTION_KEY"
 HEX_LENGTH = 64
 INIT = "Make it: variet init"
-
-BRAIN = ("gateway_api_key",)
-# Compose wants those of profiles that are off, too.
-HANDS = (
-    "postgres_password",
-    "calibration_token",
-    "logs_token",
-    "workspace_token",
-    "redis_password",
-    "searxng_secret",
-    "langfuse_admin_password",
-    "langfuse_postgres_password",
-    "langfuse_clickhouse_password",
-    "langfuse_s3_secret",
-    "langfuse_salt",
-    "langfuse_encryption_key",
-    "langfuse_nextauth_secret",
-)
-HANDS_SETTINGS = (
-    "openai_compat_key",
-    "embed_key",
-    "variet_api_key",
-    "qdrant_api_key",
-    "langfuse_secret_key",
-)
+ANEW = "Empty it in the file of settings, then: variet init"
+COPY = "Copy GATEWAY_API_KEY of the brain's settings: variet init --brain-key KEY"
 
 
 def check_file(path: Path, uid: int) -> Finding:
-    """Whether only its owner can read it, and that is who runs this (`uid`), unless root does."""
+    """Whether only its owner can read it, and that is who runs this (`uid`), unless root does; and
+    whether each line can be read, which Compose and our own processes take differently if not."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -64,24 +44,37 @@ def check_file(path: Path, uid: int) -> Finding:
             f"{path} belongs to user {found.st_uid}, not to you ({uid}).",
             f"sudo chown {uid} {path}",
         )
+    EnvFile.read(path)
     return ok("settings file", f"{path}, mode {mode:04o}")
 
 
 def check_secrets(here: Deployment, settings: Settings) -> Finding:
     """Whether each secret that the stack needs is there and long enough. None is shown."""
-    values = _values(here, BRAIN)
-    if here.variet_role == "hands":
-        values = {**_values(here, HANDS), **_values(settings, HANDS_SETTINGS)}
-    problems = [problem for name, value in values.items() if (problem := _weak(name, value))]
+    values = {name: _value(name, here, settings) for name in _needed(here, settings)}
+    problems = {name: problem for name, value in values.items() if (problem := _weak(name, value))}
     if not problems:
         return ok("secrets", f"{len(values)} are set and long enough")
-    missing = any(problem.endswith("is not set") for problem in problems)
-    remedy = INIT if missing else "Empty it in the file of settings, then: variet init"
-    return failure("secrets", f"{'; '.join(problems)}.", remedy)
+    remedies = {_remedy(name, values[name]): None for name in problems}
+    return failure("secrets", f"{'; '.join(problems.values())}.", "; ".join(remedies))
 
 
-def _values(source: Deployment | Settings, names: tuple[str, ...]) -> dict[str, str]:
-    return {name.upper(): _plain(getattr(source, name)) for name in names}
+def _needed(here: Deployment, settings: Settings) -> tuple[str, ...]:
+    """Compose wants those of profiles that are off, too."""
+    if here.variet_role != "hands":
+        return secret.BRAIN
+    copied = [name for name in secret.COPIED if name != "EMBED_KEY" or settings.embed_url]
+    return (*secret.HANDS, *secret.LANGFUSE, *copied)
+
+
+def _value(name: str, here: Deployment, settings: Settings) -> str:
+    field = name.lower()
+    return _plain(getattr(settings if field in Settings.model_fields else here, field))
+
+
+def _remedy(name: str, value: str) -> str:
+    if name in secret.COPIED:
+        return COPY
+    return ANEW if value else INIT
 
 
 def _plain(value: SecretStr | None) -> str:

@@ -1,8 +1,9 @@
 """Which driver an image of services/images.yaml needs.
 
-CUDA 12 images run on older drivers of the 12 series too, though not all of their kernels may;
-CUDA 13 images do not. Containers of an older driver than an image names may be refused when they
-are made.
+Floors on GeForce cards, where compatibility packages do not help: CUDA 13 needs 580, CUDA 12.8
+natively 570 and 12.9 natively 575; any 12.x may run on 525 by minor-version compatibility, though
+not all of its kernels do (NVIDIA's CUDA compatibility guide). Containers of an older driver than an
+image names may be refused when they are made.
 """
 
 from dataclasses import dataclass

@@ -50,9 +50,9 @@ family() { # ADDRESS: 4 or 6, nothing if it is neither
     fi
 }
 
-read_address() { # KEY: sets $value, one address
+read_address() { # KEY FLAG: sets $value, one address
     value=$(setting "$1")
-    [ -n "$value" ] || fail 2 "$1 is not set in $env_file. Run: variet init"
+    [ -n "$value" ] || fail 2 "$1 is not set in $env_file. Run: variet init $2 IP"
     case "$(family "$value")" in
         '') fail 2 "$1=$value is no IP address. Correct it in $env_file." ;;
     esac
@@ -81,8 +81,8 @@ network_of() { # ADDRESS: the network that it has here, as ADDRESS/BITS
 }
 
 read_brain() {
-    read_address LAN_IP && address=$value
-    read_address HANDS_IP && admitted=$value
+    read_address LAN_IP --lan-ip && address=$value
+    read_address HANDS_IP --hands-ip && admitted=$value
     [ "$(family "$address")" = "$(family "$admitted")" ] || fail 2 \
         "LAN_IP=$address and HANDS_IP=$admitted are not of one IP version. Correct $env_file."
     [ "$address" != "$admitted" ] || fail 2 \
@@ -101,7 +101,7 @@ read_hands() {
             return
             ;;
         0.0.0.0 | ::)
-            read_address LAN_IP && address=$value
+            read_address LAN_IP --lan-ip && address=$value
             key=LAN_IP
             ;;
     esac

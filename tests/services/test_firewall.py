@@ -106,6 +106,13 @@ def test_a_wrong_setting_is_named_with_its_file(firewall: Run, settings: str, na
         assert "brain.env" in done.stderr
 
 
+def test_a_missing_address_names_the_flag_that_sets_it(firewall: Run) -> None:
+    done = firewall(BRAIN.replace("HANDS_IP=192.168.7.20", ""))
+    assert "Run: variet init --hands-ip IP" in done.stderr
+    done = firewall("VARIET_ROLE=hands\nBIND_ADDR=0.0.0.0\n")
+    assert "Run: variet init --lan-ip IP" in done.stderr
+
+
 def test_a_missing_file_of_settings_names_the_command_that_writes_it(tmp_path: Path) -> None:
     command = ["sh", str(SCRIPT), "--env-file", str(tmp_path / "not.env")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

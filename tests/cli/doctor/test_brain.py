@@ -183,3 +183,12 @@ async def test_without_a_profile_the_engine_runs_beside_docker(host: Examine) ->
     assert "docker" not in seen
     assert "containers" not in seen
     assert seen["engine"].status == "ok"
+    assert f"port {engine.port}" not in seen, "it is the engine's, which is no container"
+    assert "this system's own firewall" in seen["firewall"].remedy
+
+
+async def test_an_engine_beside_docker_is_not_started_by_make(host: Examine) -> None:
+    async with ScriptedEngine(key=KEY) as engine:
+        await engine.stop()
+        seen = await asyncio.to_thread(host, engine, COMPOSE_PROFILES="", VARIET_PRESET="cpu")
+    assert "variet init prints" in seen["engine"].remedy

@@ -1,6 +1,6 @@
 import pytest
 
-from cli.doctor.gpu import LLAMACPP, VLLM, check_cards, check_driver, check_memory, floors, visible
+from cli.doctor.gpu import card_images, check_cards, check_driver, check_memory, visible
 from cli.host.gpus import Gpu, Gpus
 from contracts.deployment import Deployment
 
@@ -20,14 +20,11 @@ def deployment(**values: object) -> Deployment:
 
 def test_each_selected_image_asks_for_its_driver() -> None:
     here = deployment(llamacpp_variant="llamacpp-cuda13", tei_variant="tei-86")
-    wanted = floors(here, frozenset({"llamacpp", "embeddings"}))
-    assert [(one.image, one.native) for one in wanted] == [
-        ("llamacpp-cuda13", 580),
-        ("tei-86", 575),
-    ]
-    assert floors(here, frozenset({"vllm"})) == [VLLM]
+    wanted = card_images(here, frozenset({"llamacpp", "embeddings"}))
+    assert wanted == ["llamacpp-cuda13", "tei-86"]
+    assert card_images(here, frozenset({"vllm"})) == ["vllm-cuda"]
     on_cpu = deployment(llamacpp_variant="llamacpp-cpu", tei_variant="tei-cpu")
-    assert floors(on_cpu, frozenset({"llamacpp", "embeddings", "rerank"})) == []
+    assert card_images(on_cpu, frozenset({"llamacpp", "embeddings", "rerank"})) == []
 
 
 @pytest.mark.parametrize(
@@ -45,7 +42,7 @@ def test_each_selected_image_asks_for_its_driver() -> None:
 def test_a_driver_that_is_too_old_for_its_image_is_told(
     driver: str, image: str, status: str
 ) -> None:
-    found = check_driver(cards(driver), LLAMACPP[image])
+    found = check_driver(cards(driver), image)
     assert found.status == status
     assert driver in found.detail
     if status == "failure" and image.endswith("13"):
@@ -55,14 +52,14 @@ def test_a_driver_that_is_too_old_for_its_image_is_told(
 def test_no_card_is_a_failure_only_where_an_image_needs_one() -> None:
     none = Gpus(problem="nvidia-smi: No such file or directory")
     assert list(check_cards(none, [])) == []
-    (found,) = check_cards(none, [VLLM])
+    (found,) = check_cards(none, ["vllm-cuda"])
     assert found.status == "failure"
     assert "No such file" in found.detail
     assert "--preset cpu" in found.remedy
 
 
 def test_every_card_is_named_with_what_is_free_on_it() -> None:
-    first, second, driver = check_cards(cards(), [VLLM])
+    first, second, driver = check_cards(cards(), ["vllm-cuda"])
     assert "11.5 GiB of 12.0 GiB free" in first.detail
     assert (second.name, driver.name) == ("gpu 1", "driver for vllm-cuda")
 

@@ -16,10 +16,10 @@ from cli.doctor.hands import (
     expected_dimension,
 )
 from cli.doctor.probe import Silence
-from cli.doctor.secrets import HANDS, HANDS_SETTINGS
 from contracts.settings import Settings
 from tests.cli.conftest import Variet
 from tests.cli.doctor.programs import Programs, container
+from tests.cli.doctor.test_secrets import NEEDED
 from tests.knowledge.embeddings_server import EmbeddingsServer
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripted_orchestrator import Scripted, scripted_orchestrator
@@ -122,7 +122,7 @@ def test_the_expected_length_is_the_manifest_s() -> None:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     """`host(engine, setting=value)`: what doctor finds on a workstation whose containers are well
     and which reaches `engine` as its brain."""
-    for name in ("VARIET_URL", *(name.upper() for name in (*HANDS, *HANDS_SETTINGS))):
+    for name in ("VARIET_URL", *map(str.upper, NEEDED)):
         monkeypatch.delenv(name, raising=False)
     programs = Programs(tmp_path, monkeypatch)
     programs.docker(
@@ -134,7 +134,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
 
     def look(engine: ScriptedEngine, orchestrator: Scripted, **changed: Any) -> dict[str, Finding]:
         values = {
-            **{name.upper(): KEY for name in (*HANDS, *HANDS_SETTINGS)},
+            **{name.upper(): KEY for name in NEEDED},
             "LANGFUSE_ENCRYPTION_KEY": "0123456789abcdef" * 4,
             "VARIET_ROLE": "hands",
             "BRAIN_IP": "127.0.0.1",

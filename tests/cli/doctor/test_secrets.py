@@ -4,11 +4,14 @@ from pathlib import Path
 import pytest
 
 from cli.doctor.finding import Finding
-from cli.doctor.secrets import HANDS, HANDS_SETTINGS, check_file, check_secrets
+from cli.doctor.secrets import check_file, check_secrets
+from cli.host.secret import COPIED, HANDS, LANGFUSE
 from contracts.deployment import Deployment
+from contracts.errors import SettingsError
 from contracts.settings import Settings
 
 GOOD = "Zx9-qT4_mK7wLp2aBc5dEf8g"
+NEEDED = [name.lower() for name in (*HANDS, *LANGFUSE, *COPIED)]
 ENCRYPTION = "0123456789abcdef" * 4
 
 
@@ -18,13 +21,14 @@ def checked(role: str, **values: str) -> Finding:
 
 
 def of_hands(**changed: str) -> dict[str, str]:
-    values = dict.fromkeys((*HANDS, *HANDS_SETTINGS), GOOD)
-    return {**values, "langfuse_encryption_key": ENCRYPTION, **changed}
+    values = dict.fromkeys(NEEDED, GOOD)
+    url = "http://10.0.0.9:8081/v1"
+    return {**values, "embed_url": url, "langfuse_encryption_key": ENCRYPTION, **changed}
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*HANDS, *HANDS_SETTINGS, "gateway_api_key"):
+    for name in (*NEEDED, "gateway_api_key", "embed_url"):
         monkeypatch.delenv(name.upper(), raising=False)
 
 
@@ -52,11 +56,33 @@ def test_a_weak_key_of_the_brain_is_told_without_showing_it(
 
 
 def test_every_secret_of_the_workstation_is_looked_at() -> None:
-    for name in (*HANDS, *HANDS_SETTINGS):
+    for name in NEEDED:
         found = checked("hands", **of_hands(**{name: "short-one"}))
         assert found.status == "failure"
         assert name.upper() in found.detail
     assert "64 hexadecimal" in checked("hands", **of_hands(langfuse_encryption_key=GOOD)).detail
+
+
+def test_a_key_that_is_copied_from_the_brain_is_not_to_be_made_here() -> None:
+    for name in ("openai_compat_key", "embed_key"):
+        for value in ("", "short-one"):
+            assert "--brain-key KEY" in checked("hands", **of_hands(**{name: value})).remedy
+    both = checked("hands", **of_hands(embed_key="", redis_password="short-one", logs_token=""))
+    assert both.remedy.count("; ") == 2
+
+
+def test_a_workstation_that_embeds_by_itself_needs_no_key_for_it() -> None:
+    values = of_hands()
+    del values["embed_url"], values["embed_key"]
+    assert checked("hands", **values).status == "ok"
+
+
+def test_a_line_that_is_no_setting_is_named(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("A=1\n???\n")
+    file.chmod(0o600)
+    with pytest.raises(SettingsError, match=r"\.env, line 2"):
+        check_file(file, os.getuid())
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
