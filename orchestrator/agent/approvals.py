@@ -3,7 +3,7 @@
 import time
 
 from contracts.chat import ApprovalDecision, ApprovalOutcome
-from contracts.errors import Conflict, NotFound, Unprocessable
+from contracts.errors import Conflict, NotFound, Unavailable, Unprocessable
 from orchestrator.agent.runs import Runs
 from orchestrator.agent.toolbox import arguments_hash
 from orchestrator.store.records import ApprovalRecord, iso
@@ -26,8 +26,9 @@ class Approvals:
     async def decide(
         self, approval_id: str, owner: str, decision: ApprovalDecision
     ) -> ApprovalOutcome:
-        """Raises NotFound for another owner's, Conflict for a decided or expired one,
-        Unprocessable for an edit that the tool's schema refuses."""
+        """Raises NotFound for another owner's, Conflict for a decided or expired one, Unavailable
+        for a consent while the tool's server is down, Unprocessable for an edit that the tool's
+        schema refuses."""
         approval = await self._journal.approval(approval_id, owner)
         if approval is None:
             raise NotFound(
@@ -42,6 +43,8 @@ class Approvals:
                 f"Approval {approval_id} expired at {iso(approval.expires_at)}.",
                 "Ask again; the call counts as rejected.",
             )
+        if approval.status == "pending" and decision.decision != "reject":
+            self._need_the_tool(approval)
         arguments, digest = self._edited(approval, decision)
         status = STATUS[decision.decision]
         won = approval.status == "pending" and await self._settle(
@@ -79,6 +82,16 @@ class Approvals:
         if won:
             await self._runs.resume(approval.run_id)
         return won
+
+    def _need_the_tool(self, approval: ApprovalRecord) -> None:
+        """A consent counts once: it would be lost on a tool that cannot be called."""
+        why = self._runs.parts.toolbox.absent(approval.tool)
+        if why is not None:
+            raise Unavailable(
+                "tool_unavailable",
+                f"{approval.tool} cannot be called now: {why}.",
+                f"Approve once it is back; {approval.id} stays pending until then.",
+            )
 
     def _edited(
         self, approval: ApprovalRecord, decision: ApprovalDecision

@@ -171,9 +171,10 @@ class Runs:
     async def recover(self) -> None:
         """At start: take over what the last process left."""
         now = time.time()
-        await self._take_over_all(
-            await self.parts.store.claim_orphans(self.process, now, now + LEASE_S)
-        )
+        orphans = await self.parts.store.claim_orphans(self.process, now, now + LEASE_S)
+        if orphans:
+            await self.parts.toolbox.gathered()
+        await self._take_over_all(orphans)
         await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -181,6 +182,7 @@ class Runs:
         for record in await self.parts.store.resting_runs():
             approvals = await self.parts.journal.approvals_of(record.id)
             if is_decided(approvals, record.progress.get("tool_calls", {})):
+                await self.parts.toolbox.gathered()
                 await self.resume(record.id)
         for thread_id in await self.parts.store.queued_threads():
             await self._start_next(thread_id)

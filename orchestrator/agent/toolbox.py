@@ -1,6 +1,7 @@
 """The tools: what is offered, schema checks on both sides, time limits."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -18,6 +19,8 @@ from orchestrator.agent.policy import READONLY_WHEN, REFUSED, Traits, readonly_v
 from orchestrator.agent.schemas import compile_schema, problem_of, told
 from orchestrator.agent.toolservers import SessionLost, Source, ToolServer
 from orchestrator.agent.values import flaw, is_text, mended, mended_text
+
+GATHER_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +64,11 @@ class Toolbox:
         self._timeout_s = timeout_s
         self.tools: dict[str, Tool] = {}
         self.refused: dict[str, str] = {}
+        self._listed = asyncio.Event()
+        self._gather_until = 0.0
 
     async def __aenter__(self) -> "Toolbox":
+        self._gather_until = asyncio.get_running_loop().time() + GATHER_S
         await asyncio.gather(*(server.open() for server in self._servers))
         return self
 
@@ -93,6 +99,24 @@ class Toolbox:
             if name not in self.refused:
                 log.warning("the tool %s is not used: %s", name, why)
         self.tools, self.refused = tools, refused
+        self._listed.set()
+        self._listed = asyncio.Event()
+
+    async def gathered(self) -> None:
+        """Wait until every server has been heard of, until GATHER_S after the opening at most:
+        after a reboot the containers start in any order, and a run that is continued without its
+        tools ends without them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._gather_until):
+                while any(s.problem and not s.declared for s in self._servers):
+                    await self._listed.wait()
+
+    def absent(self, name: str) -> str | None:
+        """Why this tool cannot be called now: its server, or one that may have it, is down."""
+        tool = self.tools.get(name)
+        candidates = [s for s in self._servers if not s.declared] if tool is None else [tool.server]
+        down = [f"{s.name} does not answer: {s.problem}" for s in candidates if s.problem]
+        return "; ".join(down) or None
 
     def offered(self, evaluated: Iterable[str] | None) -> list[dict[str, Any]]:
         """OpenAI forms of the tools that a model is offered, all of them unless limited."""
@@ -102,9 +126,10 @@ class Toolbox:
     def tool(self, name: str) -> Tool:
         found = self.tools.get(name)
         if found is None:
+            why = self.absent(name)
             raise NotFound(
                 "unknown_tool",
-                f"There is no tool named {name!r}.",
+                f"There is no tool named {name!r}{f' now: {why}' if why else ''}.",
                 f"The tools are: {', '.join(sorted(self.tools))}.",
             )
         return found

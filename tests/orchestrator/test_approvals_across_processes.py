@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from contracts.settings import REPOSITORY
+from orchestrator.agent import toolbox, toolservers
+from orchestrator.agent.toolbox import Toolbox
 from orchestrator.embedded import tool_servers
 from tests.support.hands import Hands, hands
 from tests.support.scripted_engine import ScriptedEngine
@@ -139,4 +141,91 @@ async def test_a_tool_killed_in_an_approved_call_is_told_and_not_called_again(
             done = (await waiting).json()
         assert done["status"] == "completed"
         assert done["tool_calls"][0]["status"] == "indeterminate"
+    assert (tmp_path / "changes").read_text() == "a"
+
+
+async def test_nobody_can_approve_a_call_whose_tool_has_not_come_back(
+    engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolservers, "RETRY_MAX_S", 0.05)
+    monkeypatch.setattr(toolbox, "GATHER_S", 60.0)
+    change = {"tool_calls": [{"name": "change", "arguments": {"text": "a"}}]}
+    async with tool_process(tmp_path) as process:
+        async with remote_hands(engine, tmp_path, process, "probe") as variet:
+            asked = await variet.ask(script(change, {"text": "Done."}))
+        approval = asked["approvals"][0]["id"]
+        await process.ended(signal.SIGTERM)
+    # Both have stopped; the orchestrator starts first.
+    async with remote_hands(engine, tmp_path, process, "probe") as variet:
+        decide = f"/approvals/{approval}"
+        for decision in ({"decision": "approve"}, {"decision": "edit", "arguments": {"text": "b"}}):
+            refused = await variet.client.post(decide, json=decision)
+            assert refused.status_code == 503
+            error = refused.json()["error"]
+            assert error["code"] == "tool_unavailable"
+            assert "probe does not answer: it cannot be reached" in error["message"]
+            assert approval in error["remedy"]
+        pending = (await variet.client.get("/approvals")).json()["items"]
+        assert [one["id"] for one in pending] == [approval]
+        call = {"name": "change", "arguments": {}}
+        by_hand = await variet.client.post("/tools/execute", json=call)
+        assert by_hand.status_code == 404
+        assert "probe does not answer" in by_hand.json()["error"]["message"]
+        async with tool_process(tmp_path, port=process.port):
+            await variet.orchestrator.toolbox.gathered()
+            done = await variet.client.post(decide, json={"decision": "approve", "wait": True})
+            assert done.json()["tool_calls"][0]["status"] == "finished"
+    assert (tmp_path / "changes").read_text() == "a"
+
+
+async def test_a_call_of_a_tool_that_is_down_can_be_rejected(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    change = {"tool_calls": [{"name": "change", "arguments": {"text": "a"}}]}
+    async with tool_process(tmp_path) as process:
+        async with remote_hands(engine, tmp_path, process, "probe") as variet:
+            asked = await variet.ask(script(change, {"text": "As you wish."}))
+        await process.ended(signal.SIGTERM)
+    async with remote_hands(engine, tmp_path, process, "probe") as variet:
+        path = f"/approvals/{asked['approvals'][0]['id']}"
+        done = await variet.client.post(path, json={"decision": "reject", "wait": True})
+        assert done.json()["status"] == "completed"
+    assert not (tmp_path / "changes").exists()
+
+
+async def test_a_decision_that_the_orchestrator_did_not_live_to_follow_waits_for_the_tool(
+    engine: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolservers, "RETRY_MAX_S", 0.05)
+    monkeypatch.setattr(toolbox, "GATHER_S", 60.0)
+    change = {"tool_calls": [{"name": "change", "arguments": {"text": "a"}}]}
+    async with tool_process(tmp_path) as process:
+        async with remote_hands(engine, tmp_path, process, "probe") as variet:
+            asked = await variet.ask(script(change, {"text": "Done."}))
+            approval = asked["approvals"][0]["id"]
+            journal = variet.orchestrator.parts.journal
+            assert await journal.decide(approval, "approved", "me", None, None, None)
+        await process.ended(signal.SIGTERM)
+
+    began = asyncio.Event()
+
+    async def start_the_tool() -> None:
+        await began.wait()
+        async with tool_process(tmp_path, port=process.port):
+            await done.wait()
+
+    gathered = Toolbox.gathered
+
+    async def noted(box: Toolbox) -> None:
+        began.set()
+        await gathered(box)
+
+    monkeypatch.setattr(Toolbox, "gathered", noted)
+    done = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(start_the_tool())
+        async with remote_hands(engine, tmp_path, process, "probe") as variet:
+            response = await variet.orchestrator.runs.wait(asked["run_id"])
+            assert response.tool_calls[0].status == "finished"
+        done.set()
     assert (tmp_path / "changes").read_text() == "a"
