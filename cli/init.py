@@ -11,17 +11,18 @@ import typer
 from rich.console import Console
 
 from cli import init_report as report
+from cli.host.answers import PROFILES, Answers, answers_of, check_profiles, located
 from cli.host.dotenv import EnvFile
 from cli.host.facts import Host, examine
 from cli.host.folders import make_folders
 from cli.host.images import fitting
-from cli.host.plan import PROFILES, Answers, answers_of, check_profiles, plan
+from cli.host.plan import plan
 from cli.host.problems import check_address, problems
 from cli.host.proposal import cards_for, propose, tei_variant
 from contracts.deployment import Role, load_deployment
 from contracts.errors import SettingsError
 from contracts.manifest import Tier
-from contracts.settings import REPOSITORY, load_settings
+from contracts.settings import load_settings
 from contracts.settings_reading import env_file
 from models.manifest import load_manifest, load_preset, preset_names
 
@@ -77,15 +78,16 @@ def init(given: Given) -> int:
     """Returns the exit status: 1 if this host cannot be what it is to be, or the person says no."""
     path = given.env_file.absolute() if given.env_file else env_file()
     here = EnvFile.read(path)
-    before = answers_of(here.values)
+    said = here.resolved
+    before = answers_of(said)
     questions = Questions(given)
     role = _role(given, before, path, questions)
-    state = Path(here.values.get("STATE_DIR") or REPOSITORY / "data/state")
-    host = examine(Path(here.values.get("MODEL_STORE") or state))
-    base = before or answers_of(here.values, role) or Answers(role)
+    state = located(said.get("STATE_DIR") or "data/state")
+    host = examine(located(said.get("MODEL_STORE") or str(state)))
+    base = before or answers_of(said, role) or Answers(role)
     answers = _answers(given, base, _owner(host, before), host, state, questions)
     changed = here.with_sections(plan(answers, here.values, before=_then(before, answers)))
-    _validate(changed.values, path)
+    _validate(changed.resolved, path)
     missing = report.to_fetch(answers)
     wrong = list(problems(answers, host, load_manifest(), sum(one.size for one in missing)))
     outcome = report.Outcome(path, answers, host, here.values, changed.values, wrong, missing)
@@ -114,7 +116,7 @@ def _as_json(outcome: report.Outcome, changed: EnvFile, state: Path, show: bool)
 def _write(outcome: report.Outcome, changed: EnvFile, state: Path) -> list[str]:
     """Make the folders, then write the file; says which folders were made."""
     answers = outcome.answers
-    made = make_folders(changed.values, state, answers.uid, answers.gid)
+    made = make_folders(changed.resolved, state, answers.uid, answers.gid)
     if outcome.changes or not outcome.path.exists():
         changed.write(outcome.path)
     else:
@@ -214,11 +216,10 @@ def _hands(given: Given, base: Answers, state: Path, questions: Questions) -> An
     preset = given.preset or base.preset
     if preset is None and questions.possible and not given.yes:
         question = f"What is its hardware preset? ({', '.join(preset_names())}; none: not known)"
-        said = questions.ask("--preset", question, NONE)
-        preset = None if said == NONE else said
+        preset = questions.ask("--preset", question, NONE)
     return replace(
         base,
-        preset=preset,
+        preset=None if preset == NONE else preset,
         brain_ip=brain_ip,
         brain_url=None if given.brain_ip and not given.brain_url else brain_url,
         embed_url=given.embed_url or (None if given.brain_ip else base.embed_url),

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from cli.host import secret
+from cli.host.answers import Answers
 from cli.host.facts import Host
-from cli.host.plan import Answers
 from cli.host.problems import Problem
 from cli.show import line
 from cli.text import exact, size
@@ -158,7 +158,8 @@ def _native(outcome: Outcome, preset: HostPreset) -> Iterator[tuple[str, str]]:
     """llama-server's command lines, for a host whose engines run outside Docker."""
     answers, manifest = outcome.answers, load_manifest()
     served = preset.tiers[answers.tier]
-    store = Store(Path(outcome.after["MODEL_STORE"]))
+    assert answers.model_store, "the brain has it"
+    store = Store(answers.model_store)
     entry, embed = manifest.get(served.model), manifest.get(preset.embed)
     assert entry is not None and embed is not None, "load_preset has checked it"  # noqa: PT018
     if not store.has(embed):

@@ -17,7 +17,7 @@ def init(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="The brain's hardware, on either host: a file of models/hosts.",
+            help="The brain's hardware, on either host: a file of models/hosts. Hands: or none.",
         ),
     ] = None,
     tier: Annotated[

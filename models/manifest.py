@@ -33,7 +33,7 @@ def preset_names(folder: Path = HOSTS) -> list[str]:
 def load_preset(name: str, folder: Path = HOSTS, manifest: Manifest | None = None) -> HostPreset:
     """The preset `name`: its ids are known and of the right kind, its tiers fit its cards."""
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if name not in preset_names(folder):
         raise SettingsError(
             "no_preset",
             f"There is no host preset {name!r}.",

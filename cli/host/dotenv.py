@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from dotenv import dotenv_values
 from dotenv.parser import Binding, parse_stream
 
 from contracts.errors import SettingsError
@@ -61,6 +62,12 @@ class EnvFile:
     def values(self) -> dict[str, str]:
         return {line.key: line.value or "" for line in self._lines if line.key}
 
+    @property
+    def resolved(self) -> dict[str, str]:
+        """The values as our processes read them: `${NAME}` stands for another one's value."""
+        given = dotenv_values(stream=StringIO(self.text))
+        return {name: value or "" for name, value in given.items()}
+
     def with_sections(self, sections: tuple[Section, ...]) -> "EnvFile":
         """This file with those values. A line is written anew only where its value differs; a new
         one comes after those of its section. Raises SettingsError for a value that no line can
@@ -100,7 +107,8 @@ class EnvFile:
         here = self.values
         for name, value in section.values.items():
             if value is None:
-                self._replace({name}, "")
+                while name in self.values:
+                    self._replace({name}, "")
             elif name in here and here[name] != value:
                 self._replace({name}, f"{name}={quoted(name, value)}\n")
         new = {n: v for n, v in section.values.items() if v is not None and n not in here}

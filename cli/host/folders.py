@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from cli.host.answers import located
 from cli.supervise import seed
 from contracts.errors import SettingsError
 
@@ -13,7 +14,7 @@ def make_folders(values: Mapping[str, str], state_dir: Path, uid: int, gid: int)
     workspace begins with the samples. Raises SettingsError that names the setting."""
     made: list[str] = []
     if values["VARIET_ROLE"] == "hands":
-        workspace = Path(values["WORKSPACE_DIR"])
+        workspace = located(values["WORKSPACE_DIR"])
         try:
             workspace.parent.mkdir(parents=True, exist_ok=True)
             if seed(workspace):
@@ -22,13 +23,13 @@ def make_folders(values: Mapping[str, str], state_dir: Path, uid: int, gid: int)
         except OSError as error:
             raise _cannot("WORKSPACE_DIR", workspace, error) from error
         wanted = {
-            "MAPS_DIR": Path(values.get("MAPS_DIR") or workspace / "maps"),
-            "LOGS_DIR": Path(values.get("LOGS_DIR") or workspace / "logs"),
+            "MAPS_DIR": located(values.get("MAPS_DIR") or f"{workspace}/maps"),
+            "LOGS_DIR": located(values.get("LOGS_DIR") or f"{workspace}/logs"),
             "STATE_DIR": state_dir / "undo",
         }
     else:
-        hub = Path(values["HF_HOME"])
-        wanted = {"MODEL_STORE": Path(values["MODEL_STORE"]), "HF_HOME": hub / "hub"}
+        hub = located(values["HF_HOME"])
+        wanted = {"MODEL_STORE": located(values["MODEL_STORE"]), "HF_HOME": hub / "hub"}
     for name, folder in wanted.items():
         if not folder.is_dir():
             _make(name, folder, uid, gid)

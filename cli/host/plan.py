@@ -6,59 +6,29 @@ it depends on changes.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cli.host import secret
+from cli.host.answers import (
+    BRAIN_PORT,
+    COMPOSE_FILES,
+    EMBED_PORT,
+    ENGINES,
+    PROFILES,
+    Answers,
+    base_url,
+    check_profiles,
+    langfuse_url,
+)
 from cli.host.dotenv import Section
-from contracts.deployment import Role
 from contracts.errors import SettingsError
 from contracts.manifest import Manifest, Tier
-from contracts.preset import TIERS, HostPreset
+from contracts.preset import HostPreset
 from models.flags import engine_flags
 from models.manifest import load_manifest, load_preset
 
-COMPOSE_FILES: dict[Role, str] = {
-    "brain": "docker-compose.gpu.yml",
-    "hands": "docker-compose.workstation.yml",
-}
-ENGINES = {"llama.cpp": "llamacpp", "vllm": "vllm"}
-PROFILES: dict[Role, tuple[str, ...]] = {
-    "brain": ("llamacpp", "vllm", "embeddings", "rerank"),
-    "hands": ("qdrant", "langfuse", "searxng"),
-}
-DEFAULT_TIER: Tier = "balanced"
-BRAIN_PORT, EMBED_PORT = 8000, 8081
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a person says, or is proposed to them. Folders are absolute. None: not said.
-
-    `profiles`: on the brain what runs beside the engine, which the tier decides; on the hands all.
-    `preset` on the hands is the brain's. The last ones are facts of this host: `llamacpp`, `tei`,
-    variants of the images that fit it (None: the preset's), and `cards`, which of its cards plays
-    each card of the preset (None: in the same order)."""
-
-    role: Role
-    preset: str | None = None
-    tier: Tier = DEFAULT_TIER
-    lan_ip: str | None = None
-    brain_ip: str | None = None
-    hands_ip: str | None = None
-    brain_url: str | None = None
-    embed_url: str | None = None
-    brain_key: str | None = None
-    profiles: tuple[str, ...] | None = None
-    workspace: Path | None = None
-    model_store: Path | None = None
-    hf_home: Path | None = None
-    llamacpp: str | None = None
-    tei: str | None = None
-    cards: tuple[int, ...] | None = None
-    cpus: int | None = None
-    uid: int = 1000
-    gid: int = 1000
+LANGFUSE, EMBED_KEY = "LANGFUSE_BASE_URL", "EMBED_KEY"
 
 
 def plan(
@@ -83,48 +53,6 @@ def plan(
 def values(sections: tuple[Section, ...]) -> dict[str, str]:
     """The same as one mapping, for whoever needs no file."""
     return {n: v for section in sections for n, v in section.values.items() if v is not None}
-
-
-def answers_of(existing: Mapping[str, str], role: Role | None = None) -> Answers | None:
-    """The answers that a file was written with; None: `variet init` has not written it. With
-    `role`, what a file that a person wrote says of that role."""
-    named = next((one for one in COMPOSE_FILES if one == existing.get("VARIET_ROLE")), role)
-    if named is None:
-        return None
-    given = [name for name in existing.get("COMPOSE_PROFILES", "").split(",") if name]
-    tier = next((one for one in TIERS if one == existing.get("ENGINE_TIER")), DEFAULT_TIER)
-    brain_ip = existing.get("BRAIN_IP") or None
-    beside = tuple(n for n in given if named == "hands" or n not in ENGINES.values())
-    return Answers(
-        role=named,
-        preset=existing.get("VARIET_PRESET") or None,
-        tier=tier,
-        lan_ip=existing.get("LAN_IP") or None,
-        brain_ip=brain_ip,
-        hands_ip=existing.get("HANDS_IP") or None,
-        brain_url=_unless(existing.get("OPENAI_COMPAT_URL"), _at(brain_ip, BRAIN_PORT)),
-        embed_url=_unless(existing.get("EMBED_URL"), _at(brain_ip, EMBED_PORT)),
-        brain_key=existing.get("OPENAI_COMPAT_KEY") or None,
-        profiles=beside if "COMPOSE_PROFILES" in existing else None,
-        workspace=_path(existing.get("WORKSPACE_DIR")),
-        model_store=_path(existing.get("MODEL_STORE")),
-        hf_home=_path(existing.get("HF_HOME")),
-        llamacpp=existing.get("LLAMACPP_VARIANT") or None,
-        tei=existing.get("TEI_VARIANT") or None,
-        cpus=_number(existing.get("ENGINE_CPUS"), 0) or None,
-        uid=_number(existing.get("VARIET_UID"), 1000),
-        gid=_number(existing.get("VARIET_GID"), 1000),
-    )
-
-
-def check_profiles(role: Role, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in PROFILES[role]:
-            raise SettingsError(
-                "bad_profile",
-                f"--profiles {name}: the stack of this role ({role}) has no such profile.",
-                f"Choose of: {', '.join(PROFILES[role])}.",
-            )
 
 
 def engine_profile(preset: HostPreset, tier: Tier, manifest: Manifest) -> str:
@@ -227,7 +155,7 @@ def _hands(answers: Answers, manifest: Manifest) -> Iterator[Section]:
         "Index and traces",
         {
             "QDRANT_URL": "http://qdrant:6333" if "qdrant" in profiles else None,
-            "LANGFUSE_BASE_URL": "http://127.0.0.1:3000" if langfuse else None,
+            LANGFUSE: langfuse_url(answers) if langfuse else None,
             "LANGFUSE_INTERNAL_URL": "http://langfuse-web:3000" if langfuse else None,
         },
     )
@@ -239,27 +167,30 @@ def _link(answers: Answers, manifest: Manifest) -> dict[str, str | None]:
     key = _said(answers.brain_key, "--brain-key")
     # Without the brain's preset its embedding model is not known: the workstation embeds by itself.
     model = load_preset(answers.preset, manifest=manifest).embed if answers.preset else None
-    embed_url = answers.embed_url or _at(answers.brain_ip, EMBED_PORT)
+    embed_url = answers.embed_url or base_url(answers.brain_ip, EMBED_PORT)
     if answers.embed_url and model is None:
         _said(answers.preset, "--preset")
     return {
         "BRAIN_IP": answers.brain_ip,
         "VARIET_PRESET": answers.preset,
-        "OPENAI_COMPAT_URL": answers.brain_url or _at(answers.brain_ip, BRAIN_PORT),
+        "OPENAI_COMPAT_URL": answers.brain_url or base_url(answers.brain_ip, BRAIN_PORT),
         "OPENAI_COMPAT_KEY": key,
         # The name that every brain answers to, whatever its tier.
         "MODEL_ID": "default",
         "EMBED_URL": embed_url if model else None,
-        "EMBED_KEY": key if model else None,
+        EMBED_KEY: key if model else None,
         "EMBED_MODEL": model,
     }
 
 
 def _keep(section: Section, here: Mapping[str, str], old: Mapping[str, str | None]) -> Section:
     """The section, with what a person wrote where no answer behind it changed, and with what
-    nothing is to be written for."""
+    nothing is to be written for. The answer behind Langfuse's address is what the line itself
+    says, and a key that was emptied is to be copied anew."""
 
     def kept(name: str, value: str | None) -> str | None:
+        if value is not None and (name == LANGFUSE or (name == EMBED_KEY and not here.get(name))):
+            return value
         same = old[name] == value if name in old else value is None
         return here[name] if name in here and same else value
 
@@ -292,22 +223,5 @@ def _cards(answers: Answers, wanted: tuple[int, ...]) -> str | None:
     return ",".join(str(cards[one] if cards else one) for one in wanted) or None
 
 
-def _at(ip: str | None, port: int) -> str | None:
-    return None if ip is None else f"http://{ip}:{port}/v1"
-
-
-def _unless(value: str | None, derived: str | None) -> str | None:
-    """An address counts as an answer only where it is another than the one that follows."""
-    return None if not value or value == derived else value
-
-
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
-
-
-def _number(text: str | None, default: int) -> int:
-    return int(text) if text and text.isdigit() else default

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from cli.host.answers import Answers
 from cli.host.docker import COMPOSE_MIN, ENGINE_MIN
 from cli.host.facts import Host
 from cli.host.images import driver_problem, too_old
-from cli.host.plan import Answers, engine_profile
+from cli.host.plan import engine_profile
 from cli.host.proposal import cards_for
 from cli.text import size
 from contracts.deployment import not_an_address

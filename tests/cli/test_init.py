@@ -94,6 +94,23 @@ def test_what_the_file_says_already_is_not_asked(here: Path, variet: Variet) -> 
     assert not (work / "README.md").exists()
 
 
+def test_folders_may_be_named_by_another_setting(here: Path, variet: Variet) -> None:
+    with here.open("a") as file:
+        file.write("MODEL_STORE=${STATE_DIR}/store\n")
+    assert variet(*BRAIN) == 0
+    assert (here.parent / "state" / "store").is_dir()
+    text = here.read_bytes()
+    assert variet("init") == 0
+    assert here.read_bytes() == text
+
+
+def test_the_workstation_can_go_back_to_embedding_by_itself(here: Path, variet: Variet) -> None:
+    assert variet(*HANDS, "--preset", "2x3060") == 0
+    assert "EMBED_URL" in values(here)
+    assert variet("init", "--preset", "none") == 0
+    assert not {"EMBED_URL", "EMBED_KEY", "EMBED_MODEL", "VARIET_PRESET"} & values(here).keys()
+
+
 def test_a_second_time_changes_no_byte(here: Path, variet: Variet) -> None:
     assert variet(*BRAIN) == 0
     text = here.read_bytes()
@@ -192,6 +209,7 @@ def test_a_small_workstation_is_told_what_to_leave_out(
     ("words", "told"),
     [
         ((*BRAIN[:-3], "mainframe", "--lan-ip", LAN), "no host preset 'mainframe'"),
+        ((*BRAIN[:-3], "../manifest", "--lan-ip", LAN), "no host preset '../manifest'"),
         ((*BRAIN[:-1], "brain.local"), "--lan-ip: brain.local is no IP address"),
         ((*BRAIN[:-1], "0.0.0.0"), "--lan-ip: 0.0.0.0 is no address of one host"),
         ((*HANDS[:-3], "fd00::1", "--brain-key", KEY), "--brain-ip: fd00::1 is an IPv6 address"),

@@ -7,7 +7,8 @@ from itertools import chain, combinations, count
 
 import yaml
 
-from cli.host.plan import PROFILES, Answers, plan, values
+from cli.host.answers import PROFILES, Answers
+from cli.host.plan import plan, values
 from contracts.manifest import Tier
 from contracts.preset import TIERS
 from contracts.settings import REPOSITORY

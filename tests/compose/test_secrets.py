@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cli.host import secret
-from cli.host.plan import PROFILES
+from cli.host.answers import PROFILES
 from contracts.settings import REPOSITORY
 from tests.compose import stacks
 from tests.compose.rendering import Config, Refused, render

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli.host.plan import PROFILES
+from cli.host.answers import PROFILES
 from contracts.manifest import Tier
 from models.manifest import load_preset
 from tests.compose import stacks

@@ -62,6 +62,16 @@ def test_the_last_of_two_lines_counts_and_is_the_one_changed() -> None:
     assert twice.with_sections((Section("s", {"A": "3"}),)).text == "A=1\nA=3\n"
 
 
+def test_no_earlier_line_of_a_name_that_goes_comes_to_count() -> None:
+    assert EnvFile("A=1\nB=2\nA=3\n").with_sections((Section("s", {"A": None}),)).text == "B=2\n"
+
+
+def test_a_value_may_stand_for_another_one() -> None:
+    here = EnvFile("A=/srv\nB=${A}/models\n")
+    assert here.resolved == {"A": "/srv", "B": "/srv/models"}
+    assert here.values["B"] == "${A}/models"
+
+
 def test_it_is_written_for_its_owner_only_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "sub" / ".env"
     path.parent.mkdir()

@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from cli.host import secret
+from cli.host.answers import COMPOSE_FILES, PROFILES, Answers, answers_of
 from cli.host.dotenv import EnvFile
-from cli.host.plan import COMPOSE_FILES, PROFILES, Answers, answers_of, plan, values
+from cli.host.plan import plan, values
 from contracts.deployment import Deployment, Role
 from contracts.errors import SettingsError
 from contracts.settings import REPOSITORY, Settings
@@ -38,6 +39,13 @@ def again(answers: Answers, text: str) -> str:
     here = EnvFile(text)
     sections = plan(answers, here.values, before=answers_of(here.values))
     return here.with_sections(sections).text
+
+
+def unasked(text: str) -> str:
+    """The same, where nothing is said anew."""
+    answers = answers_of(EnvFile(text).values)
+    assert answers is not None
+    return again(answers, text)
 
 
 def first(answers: Answers) -> str:
@@ -119,6 +127,35 @@ def test_what_a_person_changed_stays_until_its_answer_changes() -> None:
     assert again(BRAIN, text) == text
     other = EnvFile(again(replace(BRAIN, tier="fast"), text)).values
     assert other["MAX_MODEL_LEN"] == "65536"
+
+
+def test_langfuse_s_address_follows_the_port_and_the_address_that_it_is_published_at() -> None:
+    text = first(HANDS)
+    for line, url in (
+        ("LANGFUSE_PORT=3100", "http://127.0.0.1:3100"),
+        ("BIND_ADDR=192.168.1.20", "http://192.168.1.20:3000"),
+        ("BIND_ADDR=0.0.0.0", "http://127.0.0.1:3000"),
+    ):
+        moved = unasked(f"{text}{line}\n")
+        assert EnvFile(moved).values["LANGFUSE_BASE_URL"] == url
+        assert unasked(moved) == moved
+    mine = text.replace("http://127.0.0.1:3000", "https://langfuse.lan")
+    assert unasked(f"{mine}LANGFUSE_PORT=3100\n") == f"{mine}LANGFUSE_PORT=3100\n"
+
+
+def test_a_copied_key_that_was_emptied_is_copied_again() -> None:
+    text = first(HANDS)
+    emptied = text.replace("EMBED_KEY=" + "b" * 64, "EMBED_KEY=")
+    assert emptied != text
+    assert unasked(emptied) == text
+
+
+def test_folders_are_relative_to_the_repository_as_compose_takes_them() -> None:
+    base = answers_of({"MODEL_STORE": "store", "HF_HOME": "~/hub"}, "brain")
+    assert base is not None
+    assert (base.model_store, base.hf_home) == (REPOSITORY / "store", Path.home() / "hub")
+    text = first(BRAIN).replace("/srv/models", "store")
+    assert "MODEL_STORE=store\n" in unasked(text)
 
 
 def test_what_a_person_wrote_before_the_first_time_is_an_answer_or_stays() -> None:

@@ -1,7 +1,8 @@
 import pytest
 
+from cli.host.answers import Answers
 from cli.host.gpus import Gpu
-from cli.host.plan import Answers, plan, values
+from cli.host.plan import plan, values
 from cli.host.proposal import cards_for, propose, tei_variant
 from models.manifest import load_preset
 from tests.support.machines import card, host
