@@ -42,10 +42,15 @@ def ingest(
 
 
 def ingest_and_wait(
-    client: Client, body: dict[str, Any], wait: Callable[[float], None] = time.sleep
+    client: Client,
+    body: dict[str, Any],
+    wait: Callable[[float], None] = time.sleep,
+    within_s: float | None = None,
 ) -> IngestJob:
-    """Submit a job and return it when it is done. Raises Unavailable when it failed."""
+    """Submit a job and return it when it is done. Raises Unavailable when it failed, or is not
+    done `within_s`; without that it is waited for as long as embeddings or index are away."""
     accepted = IngestAccepted.model_validate(client.post("/ingest", body))
+    until = None if within_s is None else time.monotonic() + within_s
     while True:
         job = IngestJob.model_validate(client.get(f"/ingest/jobs/{accepted.job_id}"))
         if job.status == "failed":
@@ -55,6 +60,13 @@ def ingest_and_wait(
             )
         if job.status == "done":
             return job
+        if until and time.monotonic() > until:
+            raise Unavailable(
+                "ingest_slow",
+                f"Indexing {job.source} is not done after {within_s:g} s: it waits for other"
+                " documents, for the embeddings server or for the index.",
+                "See what waits: variet doctor",
+            )
         wait(POLL_S)
 
 

@@ -3,7 +3,7 @@ has the key and to nobody else."""
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from cli.address import local_url
 from cli.compose import profiles
@@ -18,6 +18,8 @@ NAME = "default"
 KEY = "GATEWAY_API_KEY"
 QUESTION = "Count from one to forty in English words, separated by commas."
 TOKENS = 96
+# Some releases of llama-server list their models to anyone; what costs is what has to be closed.
+ASKED = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
 LOAD_S = 4.0
 # The relevant one second, so that a server that answers in the order given is found out.
 QUERY = "How is boost pressure limited at altitude?"
@@ -25,6 +27,14 @@ TEXTS = [
     "The radio has four speakers.",
     "At altitude the boost target is lowered so that the turbocharger does not overspeed.",
 ]
+
+
+class Load(NamedTuple):
+    """What keeps an engine busy once, and the cards that have to show it."""
+
+    engine: str
+    cards: list[str]
+    work: Callable[[], object]
 
 
 def checks(here: Deployment) -> list[Check]:
@@ -42,7 +52,7 @@ def checks(here: Deployment) -> list[Check]:
     no_engine = "" if engine else f"no profile of {', '.join(ENGINES)} is selected"
     no_embeddings, no_rerank = _off(selected, "embeddings"), _off(selected, "rerank")
     servers = [
-        *([] if no_engine else [(chat, "/models", None)]),
+        *([] if no_engine else [(chat, "/chat/completions", ASKED)]),
         *([] if no_embeddings else [(embeddings, "/embeddings", _embedding(here, TEXTS))]),
         *([] if no_rerank else [(rerank, "/rerank", {"query": QUERY, "texts": TEXTS})]),
     ]
@@ -102,40 +112,42 @@ def _rerank(server: Server) -> str:
     return f"scores {scores[1]:.3f} and {scores[0]:.3f}"
 
 
-def _refused(servers: list[tuple[Server, str, dict[str, Any] | None]]) -> str:
+def _refused(servers: list[tuple[Server, str, dict[str, Any]]]) -> str:
     for server, path, body in servers:
         server.refuses(path, body)
     return f"refused without a key and with a wrong one: {', '.join(s.name for s, _, _ in servers)}"
 
 
-def _gpu(loads: list[tuple[list[str], Callable[[], object]]]) -> str:
+def _gpu(loads: list[Load]) -> str:
     phrases: list[str] = []
-    for cards, work in loads:
+    for engine, cards, work in loads:
         with gpu.Watch() as watch:
             until = time.monotonic() + LOAD_S
             # A busy machine may take long for a sample.
             while watch.waiting or time.monotonic() < until:
                 work()
-        phrases += watch.used(cards)
-    return "; ".join(phrases)
+        phrases.append(f"{engine} on {', '.join(watch.used(cards))}")
+    idle = watch.others([card for load in loads for card in load.cards])
+    return "; ".join(phrases) + (f"; used by no engine: {', '.join(idle)}" if idle else "")
 
 
 def _loads(
     here: Deployment, selected: frozenset[str], chat: Server, embeddings: Server, rerank: Server
-) -> list[tuple[list[str], Callable[[], object]]]:
-    """The cards of each engine that runs on any, and what keeps them busy."""
-    loads: list[tuple[list[str], Callable[[], object]]] = []
+) -> list[Load]:
+    """One for each engine that runs on a card."""
+    loads: list[Load] = []
     llm = gpu.configured(here.nvidia_visible_devices_llm)
     emb = gpu.configured(here.nvidia_visible_devices_emb)
     if "vllm" in selected or ("llamacpp" in selected and _on_card(here.llamacpp_variant)):
-        loads.append((llm, lambda: chat.chat(NAME, QUESTION, TOKENS)))
+        loads.append(Load(chat.name, llm, lambda: chat.chat(NAME, QUESTION, TOKENS)))
     if not _on_card(here.tei_variant):
         return loads
-    batch = TEXTS * 16
+    batch = _embedding(here, TEXTS * 16)
+    asked = {"query": QUERY, "texts": TEXTS * 16}
     if "embeddings" in selected:
-        loads.append((emb, lambda: embeddings.post("/embeddings", _embedding(here, batch))))
-    elif "rerank" in selected:
-        loads.append((emb, lambda: rerank.post("/rerank", {"query": QUERY, "texts": batch})))
+        loads.append(Load("embeddings", emb, lambda: embeddings.post("/embeddings", batch)))
+    if "rerank" in selected:
+        loads.append(Load("rerank", emb, lambda: rerank.post("/rerank", asked)))
     return loads
 
 

@@ -19,6 +19,7 @@ def healthy(compose: Compose) -> str:
 def _fault(name: str, container: Container | None) -> str:
     if container is None:
         return f"{name} was not started"
-    if container.well or (container.state == "exited" and container.exit_code == 0):
+    # None of them ends by itself: one that has ended well was stopped by hand.
+    if container.well:
         return ""
     return f"{name} is {container.health or container.state}"

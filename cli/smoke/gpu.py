@@ -11,7 +11,10 @@ from contracts.errors import Unavailable
 QUERY = "index,uuid,name,utilization.gpu,memory.used,memory.total"
 SAMPLE_EVERY_S = 0.25
 SAMPLES = 8
+# A desktop keeps a card at a few percent; an engine at work is far above, on each of its cards.
+BUSY_PERCENT = 10
 CALL_TIMEOUT_S = 15.0
+CORRECT = "Correct NVIDIA_VISIBLE_DEVICES_LLM and NVIDIA_VISIBLE_DEVICES_EMB."
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,21 @@ class Watch:
 
     def used(self, given: list[str]) -> list[str]:
         """A phrase for each card of `given`. Raises Failed for one that is not there, idled, or
-        holds nothing."""
+        holds nothing, and when no card is given."""
         if self._error:
             raise self._error
+        if not given:
+            raise Failed("The engine has a GPU's image, but no card is configured.", CORRECT)
         return [self._of(name) for name in given]
+
+    def others(self, given: list[str]) -> list[str]:
+        """The cards that the driver sees besides those of `given`."""
+        found = {card.index: card for card in self._samples}
+        return [
+            f"{card.index} {card.name}"
+            for card in found.values()
+            if not any(card.is_called(name) for name in given)
+        ]
 
     def _of(self, name: str) -> str:
         seen = [card for card in self._samples if card.is_called(name)]
@@ -117,12 +131,12 @@ class Watch:
             there = ", ".join(sorted({f"{c.index} ({c.name})" for c in self._samples})) or "none"
             raise Failed(
                 f"Card {name} is configured, but the driver sees: {there}.",
-                "Correct NVIDIA_VISIBLE_DEVICES_LLM and NVIDIA_VISIBLE_DEVICES_EMB.",
+                CORRECT,
             )
         card = seen[0]
         busy = max((one.busy for one in seen if one.busy is not None), default=None)
         used = max((one.used for one in seen if one.used is not None), default=None)
-        if not busy or not used:
+        if busy is None or busy < BUSY_PERCENT or not used:
             raise Failed(
                 f"Card {name} ({card.name}) was idle under load: {_or(busy)} % busy,"
                 f" {_or(used)} MiB used.",

@@ -28,6 +28,7 @@ from contracts.settings import Settings, load_settings
 QUESTION = "Summarize anomalies in boost_target map"
 TARGET_S = 10.0
 ANSWER_TIMEOUT_S = 300.0
+INDEX_TIMEOUT_S = 120.0
 SOURCE = "variet-smoke"
 FACT = "The smoke test's marker word is quillwort-7413: it means that retrieval works."
 ASKED = "What is the marker word quillwort-7413 of the smoke test?"
@@ -93,9 +94,12 @@ class _Work:
     def retrieval(self) -> str:
         """A text that was just taken in is found and cited, and can be taken out again."""
         client = self._client
-        ingest_and_wait(client, {"text": FACT, "source": SOURCE})
         source = f"text:{SOURCE}"
+        # What an interrupted test left would be found without having been embedded now.
+        client.delete("/ingest", source=source)
         try:
+            body = {"text": FACT, "source": SOURCE}
+            ingest_and_wait(client, body, within_s=INDEX_TIMEOUT_S)
             found = SearchResponse.model_validate(client.get("/search", q=ASKED, limit=5))
             hits = [one for one in found.results if one.source == source]
             if not hits:

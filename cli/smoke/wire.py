@@ -49,11 +49,10 @@ class Server:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._json("POST", path, body)
 
-    def refuses(self, path: str, body: dict[str, Any] | None = None) -> None:
+    def refuses(self, path: str, body: dict[str, Any]) -> None:
         """Raises Failed unless it turns away who has no key, or a wrong one."""
         for kind, key in (("without a key", None), ("with a wrong key", "wrong" * 8)):
-            method = "GET" if body is None else "POST"
-            with self._request(method, path, body, key) as answer:
+            with self._request("POST", path, body, key) as answer:
                 if answer.status_code not in (401, 403):
                     raise Failed(
                         f"{self.name} at {self.url} answered {answer.status_code} {kind}.",

@@ -60,7 +60,8 @@ def test_only_what_is_not_selected_is_off(of_brain: Write, smoke: Smoke, brain: 
             "irrelevant text first",
         ),
         ({"answers": {"/rerank": (200, {"results": []})}}, "rerank", "answered {'results'"),
-        ({"open": {"/v1/models"}}, "key", "without a key"),
+        ({"open": {"/v1/chat/completions"}}, "key", "llamacpp at"),
+        ({"open": {"/v1/embeddings"}}, "key", "without a key"),
         ({"open": {"/rerank"}}, "key", "rerank at"),
     ],
 )
@@ -123,7 +124,7 @@ def cards(
 def test_every_configured_card_is_seen_at_work(
     of_brain: Write, smoke: Smoke, cards: Callable[..., None], brain: Brain
 ) -> None:
-    cards((0, [0, 97], 9000), (1, [0, 0, 41], 8000))
+    cards((0, [0, 97], 9000), (1, [0, 0, 41], 8000), (2, [0], 10))
     of_brain(
         LLAMACPP_VARIANT="llamacpp-cuda", TEI_VARIANT="tei-86",
         NVIDIA_VISIBLE_DEVICES_LLM="0,1", NVIDIA_VISIBLE_DEVICES_EMB="GPU-1abc",
@@ -132,7 +133,9 @@ def test_every_configured_card_is_seen_at_work(
     assert found["gpu"]["status"] == "ok", found["gpu"]
     assert "0 RTX 3060: 97 % busy, 9000 of 12288 MiB" in found["gpu"]["detail"]
     assert "1 RTX 3060: 41 % busy, 8000 of 12288 MiB" in found["gpu"]["detail"]
-    assert "GPU-1abc RTX 3060" in found["gpu"]["detail"]
+    assert "embeddings on GPU-1abc RTX 3060" in found["gpu"]["detail"]
+    assert "rerank on GPU-1abc RTX 3060" in found["gpu"]["detail"]
+    assert "used by no engine: 2 RTX 3060" in found["gpu"]["detail"]
     batches = [body for path, body in brain.seen if path == "/v1/embeddings"]
     assert max(len(body["input"]) for body in batches) <= 32  # more is too much for TEI
 
@@ -142,6 +145,7 @@ def test_every_configured_card_is_seen_at_work(
     [
         ([(0, [0], 9000)], "Card 0 (RTX 3060) was idle under load: 0 % busy, 9000 MiB"),
         ([(0, ["[N/A]"], "[N/A]")], "idle under load: ? % busy"),
+        ([(0, [9], 400)], "idle under load: 9 % busy"),  # a desktop's share
         ([(1, [99], 9000)], "Card 0 is configured, but the driver sees: 1 (RTX 3060)"),
         ([], "the driver sees: none"),
     ],
@@ -154,6 +158,14 @@ def test_a_card_that_idles_or_is_not_there_fails(
     found = smoke()
     assert (found["gpu"]["status"], found["status"]) == ("failed", 1)
     assert told in found["gpu"]["detail"]
+
+
+def test_an_engine_without_a_card_fails(
+    of_brain: Write, smoke: Smoke, cards: Callable[..., None]
+) -> None:
+    cards((0, [99], 9000))
+    of_brain(COMPOSE_PROFILES="vllm", NVIDIA_VISIBLE_DEVICES_LLM=",")
+    assert "no card is configured" in smoke()["gpu"]["detail"]
 
 
 def test_a_broken_driver_is_said(
@@ -177,7 +189,7 @@ def test_the_table_says_what_and_how_to_mend_it(
     of_brain()
     assert variet("smoke") == 0
     assert "brain: all is well" in capsys.readouterr().out
-    brain.open = {"/v1/models"}
+    brain.open = {"/v1/chat/completions"}
     assert variet("smoke") == 1
     out = capsys.readouterr().out
     assert "brain: 1 of 6 failed: key" in out

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cli.smoke import hands as rows
 from cli.smoke import langfuse
 from tests.cli.smoke.conftest import Smoke
 from tests.support.scripted_brain import KEY, Brain
@@ -92,7 +93,7 @@ class Hands:
                 "Service": name,
                 "State": "exited" if states.get(name) == "exited" else "running",
                 "Health": states.get(name, "healthy"),
-                "ExitCode": 1,
+                "ExitCode": 0,
             }
             for name in SERVICES
             if states.get(name) != "absent"
@@ -148,8 +149,11 @@ def test_a_workstation_that_does_its_work_is_well(hands: Hands, smoke: Smoke) ->
 
 def test_what_it_made_it_takes_away(hands: Hands, smoke: Smoke) -> None:
     smoke()
-    (removed,) = hands.script.requests("DELETE", "/ingest")
-    assert removed.path == "/ingest?source=text%3Avariet-smoke"
+    calls = [f"{one.method} {one.path}" for one in hands.script.seen]
+    removal = "DELETE /ingest?source=text%3Avariet-smoke"
+    assert [call for call in calls if call in ("POST /ingest", removal)] == [
+        removal, "POST /ingest", removal
+    ]  # fmt: skip
     assert len(hands.script.requests("DELETE", "/threads/t1")) == 2
 
 
@@ -209,7 +213,17 @@ def test_a_wrong_citation_fails_and_the_text_is_removed_all_the_same(
 ) -> None:
     hands.hits = [[HIT | {"citation": HIT["citation"] | {"source": "other.md"}}], []]
     assert "is cited as other.md:1" in smoke()["retrieval"]["detail"]
-    assert hands.script.requests("DELETE", "/ingest")
+    assert len(hands.script.requests("DELETE", "/ingest")) == 2  # before and after
+
+
+def test_an_index_that_never_takes_the_text_fails(
+    hands: Hands, smoke: Smoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "INDEX_TIMEOUT_S", 0.0)
+    hands.script.routes["GET /ingest/jobs/j1"] |= {"status": "queued"}
+    found = smoke()
+    assert (found["retrieval"]["status"], found["approval"]["status"]) == ("failed", "ok")
+    assert "is not done after 0 s" in found["retrieval"]["detail"]
 
 
 def test_an_approval_has_to_wait_and_its_rejection_to_hold(
@@ -244,6 +258,7 @@ def test_a_policy_that_lets_files_be_written_fails_and_leaves_none(
     [
         ({"postgres": "unhealthy"}, "postgres is unhealthy"),
         ({"postgres": "starting"}, "postgres is starting"),
+        ({"postgres": "exited"}, "postgres is exited"),
         ({"postgres": "absent"}, "postgres was not started"),
         ({"postgres": "absent", "orchestrator": "absent"}, "No container of this stack"),
     ],
