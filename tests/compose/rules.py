@@ -27,6 +27,7 @@ WRITABLE_ROOT = {
 # They fetch models, ask the brain, or search the web.
 MAY_GO_OUT = {"vllm", "embeddings", "rerank", "orchestrator", "searxng"}
 MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+NO_HOST = "com.docker.network.bridge.inhibit_ipv4"
 
 
 def breaches(config: Config, images: set[str], address: str) -> list[str]:
@@ -131,6 +132,9 @@ def goes_out_only_if_it_must(name: str, service: Service, config: Config) -> Ite
         yield "is on internal networks only, so its port is not published"
     if out and name not in MAY_GO_OUT:
         yield "can reach the internet"
+    inner = [network for network in networks if network.get("internal")]
+    if any(network.get("driver_opts", {}).get(NO_HOST) != "true" for network in inner):
+        yield "meets its host on an internal network"
 
 
 def waits_for_health(name: str, service: Service, config: Config) -> Iterator[str]:

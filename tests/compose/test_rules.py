@@ -40,6 +40,7 @@ HARMS: dict[str, Harm] = {
     ),
     "names no network": lambda one, _: one.update(networks={"default": None}),
     "can reach the internet": lambda _, config: config["networks"]["langfuse_page"].clear(),
+    "meets its host": lambda _, config: config["networks"]["traces"].pop("driver_opts"),
     "its port is not published": lambda one, _: one["networks"].pop("langfuse_page"),
     "which is not there": lambda _, config: config["services"].pop("postgres"),
     "until postgres is healthy": lambda one, _: one["depends_on"]["postgres"].update(

@@ -4,7 +4,10 @@ no way back to the containers' own addresses, is asked and asks."""
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,19 @@ def other(bases: None) -> Iterator[str]:
         run("ip", "netns", "del", ID, check=False)
 
 
+@pytest.fixture(scope="module")
+def host_page() -> Iterator[int]:
+    """A server of this host that listens on all of its addresses; its port."""
+    with ThreadingHTTPServer(("0.0.0.0", 0), SimpleHTTPRequestHandler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        try:
+            yield running.server_port
+        finally:
+            running.shutdown()
+            thread.join()
+
+
 @pytest.fixture(scope="module", params=["open", "published", "internal"])
 def network(request: pytest.FixtureRequest, other: str, folder: Path) -> Iterator[tuple[str, str]]:
     """A network as the stacks have it, and which of the three kinds it is."""
@@ -92,6 +108,18 @@ def test_all_but_internal_networks_publish_ports_to_the_lan(network: tuple[str, 
         assert (answer == "200") is (kind != "internal"), answer
     finally:
         docker("rm", "--force", container)
+
+
+def test_no_container_meets_its_host_on_an_internal_network(
+    network: tuple[str, str], host_page: int
+) -> None:
+    name, kind = network
+    form = "{{range .IPAM.Config}}{{.Subnet}} {{end}}"
+    subnet = ip_network(docker("network", "inspect", "--format", form, name).split()[0])
+    url = f"http://{subnet[1]}:{host_page}/"
+    container = ("run", "--rm", "--network", name, PYTHON, "python3", "-c", GET, url)
+    answer = docker(*container, "3" if kind == "internal" else "30")
+    assert (answer == "200") is (kind != "internal"), answer
 
 
 def wait_until_ready(container: str) -> None:
