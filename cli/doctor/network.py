@@ -12,6 +12,7 @@ from cli.host.addresses import Address
 from cli.host.command import Runner
 from contracts.deployment import Role
 from contracts.settings import LOOPBACK, REPOSITORY
+from contracts.settings_reading import env_file
 
 FIREWALL = REPOSITORY / "services/firewall/firewall.sh"
 UNIT = "variet-firewall.service"
@@ -179,7 +180,10 @@ def check_firewall(run: Runner, role: Role, bind_addr: str, uid: int) -> Finding
     anyone can see whether the systemd unit that applies them has."""
     if role == "hands" and bind_addr in LOOPBACK:
         return ok("firewall", "not needed: nothing is published on the LAN")
-    remedy = f"sudo {FIREWALL} apply (what that does: {FIREWALL} show)"
+    # sudo keeps no VARIET_ENV_FILE.
+    file = env_file()
+    named = "" if file == REPOSITORY / ".env" else f" --env-file {file}"
+    remedy = f"sudo {FIREWALL} apply{named} (what that does: {FIREWALL} show{named})"
     if uid == 0:
         done = run((str(FIREWALL), "check"))
         if done.ok:
@@ -192,7 +196,7 @@ def check_firewall(run: Runner, role: Role, bind_addr: str, uid: int) -> Finding
     return warning(
         "firewall",
         "Only root can see whether the rules are in place that admit the other host alone.",
-        f"sudo {FIREWALL} check; if they are not: {remedy}",
+        f"sudo {FIREWALL} check{named}; if they are not: {remedy}",
     )
 
 

@@ -120,6 +120,15 @@ def test_rules_that_are_in_place_are_well_and_others_name_the_command() -> None:
     assert none.status == "warning"
 
 
+def test_the_command_names_another_file_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIET_ENV_FILE", "/srv/brain.env")
+    for uid in (0, 1000):
+        found = check_firewall(runner(1, "", "not there"), "brain", "", uid)
+        assert "firewall.sh apply --env-file /srv/brain.env" in found.remedy
+    monkeypatch.delenv("VARIET_ENV_FILE")
+    assert "--env-file" not in check_firewall(runner(1, "", "not there"), "brain", "", 0).remedy
+
+
 def test_without_root_the_unit_tells_whether_the_rules_were_applied() -> None:
     assert check_firewall(runner(0, "active\n"), "brain", "", 1000).status == "ok"
     unknown = check_firewall(runner(3, "inactive\n"), "brain", "", 1000)
