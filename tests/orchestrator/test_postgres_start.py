@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from contracts.errors import SettingsError, StoreError, StoreUnavailable
 from contracts.settings import load_settings
@@ -71,6 +72,11 @@ def test_an_address_is_told_without_its_password() -> None:
     assert address.hide(f'"{SECRET}@x" or\n  {SECRET}%40x') == '"***" or ***'
 
 
+def test_text_comes_in_utf_8_whatever_the_address_asks_for() -> None:
+    address = address_of("postgresql://variet@postgres/name?client_encoding=LATIN1")
+    assert conninfo_to_dict(address.conninfo)["client_encoding"] == "UTF8"
+
+
 # Tables
 
 
@@ -118,6 +124,19 @@ async def test_a_database_that_may_only_be_read_is_refused(database_url: str) ->
     with pytest.raises(StoreError) as caught:
         await opened(database_url)
     assert caught.value.code == "store_unwritable"
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_is_not_in_utf_8_is_refused(
+    own: postgres.Local, encoding: str
+) -> None:
+    own.start()
+    own.server.do(f"CREATE DATABASE other TEMPLATE template0 LOCALE 'C' ENCODING '{encoding}'")
+    with pytest.raises(StoreError, match=f"keeps text as {encoding}") as caught:
+        await opened(own.server.of("other"))
+    assert caught.value.code == "store_encoding"
+    with psycopg.connect(own.server.of("other")) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_stat_user_tables").fetchall() == [(0,)]
 
 
 # Servers

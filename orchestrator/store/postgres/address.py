@@ -18,6 +18,8 @@ DEFAULTS = {
     "tcp_user_timeout": "10000",
     "gssencmode": "disable",
 }
+# Whatever the address says: in another encoding psycopg gives bytes for text, or refuses some.
+ENCODING = "UTF8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def address_of(url: str) -> Address:
     if not all(p.isdecimal() and 0 < int(p) < 65_536 for p in ports):
         raise _malformed()
     return Address(
-        make_conninfo(**(DEFAULTS | given)),
+        make_conninfo(**(DEFAULTS | given | {"client_encoding": ENCODING})),
         f"{name or 'the database'} at {host or 'this machine'}:{port}",
         given.get("password", ""),
     )

@@ -6,7 +6,7 @@ import logging
 import psycopg
 
 from contracts.errors import StoreError, StoreUnavailable
-from orchestrator.store.postgres.address import Address, address_of
+from orchestrator.store.postgres.address import ENCODING, Address, address_of
 from orchestrator.store.postgres.connections import Connection, Connections
 from orchestrator.store.postgres.faults import is_hopeless, is_lost, refused
 from orchestrator.store.postgres.journal import PostgresJournal
@@ -25,10 +25,12 @@ async def open_postgres(
     url: str, patience_s: float = START_PATIENCE_S
 ) -> tuple[PostgresStore, PostgresJournal]:
     """Raises SettingsError for a malformed address, StoreError for a server that stays away for
-    `patience_s`, that refuses us, or whose tables are of a newer version."""
+    `patience_s`, that refuses us, whose database is not in UTF-8, or whose tables are of a newer
+    version."""
     address = address_of(url)
     connection = await _arrive(address, patience_s)
     try:
+        _require_encoding(connection, address)
         await migrate(connection, address)
     finally:
         await connection.close()
@@ -57,6 +59,17 @@ async def _arrive(address: Address, patience_s: float) -> Connection:
             said = True
             log.warning("waiting for PostgreSQL (%s): %s", address.place, address.hide(last))
         await asyncio.sleep(PAUSE_S)
+
+
+def _require_encoding(connection: Connection, address: Address) -> None:
+    found = connection.info.parameter_status("server_encoding")
+    if found != ENCODING:
+        raise StoreError(
+            "store_encoding",
+            f"PostgreSQL ({address.place}) keeps text as {found}, not as {ENCODING}.",
+            "Name another database in DATABASE_URL: CREATE DATABASE variet TEMPLATE template0"
+            f" ENCODING '{ENCODING}'.",
+        )
 
 
 def _absent(address: Address, error: Exception, patience_s: float) -> StoreError:
