@@ -16,7 +16,7 @@ from tests.stack.docker import lacking, run
 from tests.stack.hosts import LAN_IP, Host
 from tests.stack.report import Report
 
-TIMEOUT_S = 900
+TIMEOUT_S = 1_800
 # Big enough for an index, small enough to be filled.
 STATE_MIB = 64
 LINES = "40"

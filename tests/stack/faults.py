@@ -14,7 +14,7 @@ from tests.stack.docker import docker
 from tests.stack.hosts import Host, client
 
 Json = dict[str, Any]
-RETURN_S = 90.0
+RETURN_S = 180.0
 
 
 def kill(host: Host, service: str) -> None:
