@@ -43,7 +43,8 @@ def engine_of(settings: Settings) -> Engine:
 async def as_served(engine: Engine, settings: Settings, http: httpx2.AsyncClient) -> Engine:
     """The engine with what its server tells of the model that it serves now, which may be another
     than yesterday's: its window and, through the manifest, the tools that it may be offered.
-    What the settings say of either counts more. Unchanged when the server does not answer."""
+    What the settings say of either counts more. Nothing that a former model told stays; but the
+    engine is unchanged when the server does not answer, or lists nothing."""
     manifest = load_manifest()
     if manifest.get(engine.model):
         return engine
@@ -55,7 +56,7 @@ async def as_served(engine: Engine, settings: Settings, http: httpx2.AsyncClient
         names = {str(model["id"]): model for model in listed}
     except (TimeoutError, httpx2.HTTPError, ValueError, LookupError, TypeError):
         return engine
-    return _with(engine, settings, manifest, names)
+    return _with(engine, settings, manifest, names) if names else engine
 
 
 def _with(
@@ -66,9 +67,9 @@ def _with(
     entry = known[0] if len(known) == 1 else None
     said = names.get(entry.id if entry else engine.model) or {}
     context = settings.max_model_len or told_context(said) or (entry.context if entry else None)
-    evaluated = entry.tools_evaluated if entry else engine.tools_evaluated
+    evaluated = entry.tools_evaluated if entry else None
     return replace(
         engine,
-        context=context or engine.context,
+        context=context or DEFAULT_CONTEXT,
         tools_evaluated=None if evaluated is None else frozenset(evaluated),
     )

@@ -82,5 +82,15 @@ async def test_a_server_that_does_not_say_changes_nothing(
     assert (await served(tmp_path, listing(body, status=401))).context == 8_192
 
 
+async def test_of_a_former_model_nothing_stays(tmp_path: Path) -> None:
+    known = await served(tmp_path, listing({"id": "nano", "meta": {"n_ctx": 1_024}}))
+    settings = Settings(_env_file=None, state_dir=tmp_path)
+    unknown = await as_served(known, settings, listing({"id": "mine.gguf"}))
+    assert unknown.tools_evaluated is None
+    assert unknown.context == 8_192
+    assert await as_served(known, settings, listing()) == known
+    assert await as_served(known, settings, listing(status=503)) == known
+
+
 async def test_a_server_that_is_down_changes_nothing(tmp_path: Path) -> None:
     assert (await served(tmp_path, httpx2.AsyncClient())).context == 8_192
