@@ -27,7 +27,7 @@ export VARIET_ENV_FILE := $(ENV_FILE)
 
 .DEFAULT_GOAL := help
 .PHONY: help env dev demo run test test-stack nightly lint types bench docs lock clean \
-	host init up down restart logs ps smoke doctor models pull update backup restore
+	host whole init up down restart logs ps smoke doctor models pull update backup restore
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} \
@@ -45,7 +45,7 @@ run: env  ## start the whole stack in the foreground; Ctrl-C stops it
 init: env  ## give this host its role, and write .env (ARGS="--role hands")
 	@$(BIN)/variet init $(ARGS)
 
-up: host  ## build and start the stack of this host, and wait until it is healthy (S=service)
+up: whole  ## build and start the stack of this host, and wait until it is healthy (S=service)
 	@start=`date +%s`; \
 	if $(COMPOSE) up --detach --build --wait --wait-timeout $(WAIT) --remove-orphans $(S); then \
 	  $(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'; \
@@ -58,7 +58,7 @@ up: host  ## build and start the stack of this host, and wait until it is health
 down: host  ## stop the stack and remove its containers; its data stays
 	@$(COMPOSE) --profile '*' down --remove-orphans
 
-restart: host  ## make the containers anew, with the settings of now (S=service)
+restart: whole  ## make the containers anew, with the settings of now (S=service)
 	@$(COMPOSE) up --detach --wait --wait-timeout $(WAIT) --force-recreate $(if $(S),--no-deps) $(S)
 
 logs: host  ## follow the logs (S=service); Ctrl-C ends that
@@ -79,7 +79,7 @@ models: env  ## list the models, and which are here; fetch one: .venv/bin/variet
 pull: host  ## fetch the images of others
 	@$(COMPOSE) pull --ignore-buildable $(S)
 
-update: host  ## fetch images, build ours anew from this folder, and start what changed
+update: whole  ## fetch images, build ours anew from this folder, and start what changed
 	@$(COMPOSE) pull --ignore-buildable
 	@$(COMPOSE) build `grep -q '^BASE_IMAGE=.' $(ENV_FILE) || echo --pull`
 	@$(MAKE) -s --no-print-directory up
@@ -104,6 +104,12 @@ host:
 	  "Install Docker Engine with its Compose plugin: https://docs.docker.com/engine/install/" >&2; exit 1; }
 	@test -f $(ENV_FILE) || { echo "$(ENV_FILE) is missing: this host has no role yet." \
 	  "Give it one: make init" >&2; exit 1; }
+
+# `variet restore` leaves that file behind when it is killed, or cannot put back what was there.
+whole: host
+	@test ! -e $(ENV_FILE).restoring || { cat $(ENV_FILE).restoring >&2; \
+	  echo "If it was killed, restore again, from that archive or another one:" \
+	       "make restore FILE=variet-backup-DATE.tar" >&2; exit 1; }
 
 ##@ To work on Variet
 # A copy of the lock inside the environment is the stamp: `variet doctor` compares the two.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.backup import unfinished
 from cli.client import Client
 from cli.show import line
 from cli.stack import Running, Stack
@@ -12,6 +13,7 @@ from cli.supervise import running, settings_for
 
 def run(state_dir: Path | None, port: int | None) -> None:
     """Serve until Ctrl-C, SIGTERM, or an error of the stack."""
+    unfinished.refuse()
     console = Console()
     settings = settings_for(state_dir, port)
     stack = Stack(settings)

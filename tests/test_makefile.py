@@ -28,7 +28,7 @@ def make(*words: str, path: str | None = None) -> "subprocess.CompletedProcess[s
 
 def test_help_lists_every_target_with_what_it_does() -> None:
     listed = set(re.findall(r"^  make ([a-z-]+) ", make("help").stdout, re.M))
-    targets = set(re.findall(r"^([a-z-]+):", TEXT, re.M)) - {"host"}
+    targets = set(re.findall(r"^([a-z-]+):", TEXT, re.M)) - {"host", "whole"}
     assert listed == targets >= set(OF_HOSTS.split())
 
 
@@ -58,6 +58,20 @@ def test_the_file_of_settings_goes_to_compose(docker: str, tmp_path: Path) -> No
         " --remove-orphans llamacpp"
     )
     assert re.fullmatch(r"Healthy after \d+ s\. Next: make smoke", said[-1])
+
+
+@pytest.mark.parametrize("target", ["up", "restart", "update"])
+def test_nothing_is_started_on_what_a_restore_left_half_done(
+    target: str, docker: str, tmp_path: Path
+) -> None:
+    env = tmp_path / "hands.env"
+    env.touch()
+    (tmp_path / "hands.env.restoring").write_text("A restore of b.tar has not ended.\n")
+    done = make(target, f"ENV_FILE={env}", path=docker)
+    assert done.returncode != 0
+    assert "A restore of b.tar has not ended." in done.stderr
+    assert "docker compose" not in done.stdout
+    assert make("down", f"ENV_FILE={env}", path=docker).returncode == 0
 
 
 def test_a_stack_that_does_not_get_healthy_is_shown_and_fails(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cli import __version__
-from cli.backup import state
+from cli.backup import state, unfinished
 from cli.backup.archive import Reader, Writer
 from cli.backup.manifest import FORMAT, Manifest, Part
 from cli.backup.stack import Stack
@@ -26,6 +26,7 @@ KNOWN = {**state.KNOWN, "postgres": POSTGRES_SCHEMA_VERSION}
 
 
 def backup(path: Path | None, secrets: bool, console: Console) -> None:
+    unfinished.refuse()
     began = time.monotonic()
     settings, role = load_settings(), load_deployment().variet_role
     path = (path or _default_name()).absolute()
@@ -119,8 +120,19 @@ def _put_back(reader: Reader, console: Console) -> None:
             )
     for part in parts:
         _tell(console, f"state {settings.state_dir}")
-        state.restore(reader, part, settings.state_dir)
-        state.settle(settings.state_dir)
+        _put_back_state(reader, part, settings.state_dir)
+
+
+def _put_back_state(reader: Reader, part: Part, folder: Path) -> None:
+    again = unfinished.begin(reader.path)
+    try:
+        state.restore(reader, part, folder)
+    except BaseException:  # boundary: whatever stopped it, it may have been undone
+        if not (again or state.is_torn(folder)):
+            unfinished.end()
+        raise
+    unfinished.end()
+    state.settle(folder)
 
 
 def _refuse_newer(reader: Reader) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cli.backup import postgres, qdrant, state, volumes
+from cli.backup import postgres, qdrant, state, unfinished, volumes
 from cli.backup.archive import Reader, Writer
 from cli.backup.manifest import Part
 from cli.compose import Compose
@@ -80,11 +80,14 @@ class Stack:
         undos: list[tuple[str, Undo]] = []
         settle: list[Undo] = []
         with self._quiet(STORES, start=True):
+            again = unfinished.begin(reader.path)
             try:
                 for part in parts:
                     self._put_back(reader, part, undos, settle)
             except BaseException as error:  # boundary: an interrupt, too, leaves what was there
                 lost = self._undo(undos)
+                if not (lost or again):
+                    unfinished.end()
                 if isinstance(error, VarietError):
                     raise _outcome(error, lost) from error
                 raise
@@ -93,6 +96,7 @@ class Stack:
                     last()
                 except VarietError as error:
                     self._tell(f"what was replaced could not be removed: {error.message}")
+            unfinished.end()
 
     def _undo(self, undos: list[tuple[str, Undo]]) -> list[str]:
         """Put back what was there; what could not be."""
@@ -134,14 +138,14 @@ class Stack:
     @contextmanager
     def _quiet(self, needed: tuple[str, ...], start: bool = False) -> Iterator[None]:
         """Stop who writes, have up what is needed; afterwards everything is as it was before, or,
-        with `start`, up."""
+        with `start`, up, unless what a restore left is half one thing and half another."""
         up = {one.service for one in self._compose.containers() if one.state == "running"}
         writers = [name for name in (*WRITERS, *(READERS if start else ())) if name in up]
         stores = [name for name in needed if name in self._services]
         idle = [name for name in stores if name not in up]
         with ExitStack() as after:
             if start:
-                after.callback(self._up, [])
+                after.callback(self._up_again)
             else:
                 # `start`, not `up`, which would also bring in settings that changed meanwhile.
                 after.callback(self._start, writers)
@@ -160,6 +164,12 @@ class Stack:
             self._tell(f"starting {', '.join(services)}")
             self._compose.call("start", *reversed(services), timeout_s=START_TIMEOUT_S)
             self._compose.wait_until_well(services, START_TIMEOUT_S)
+
+    def _up_again(self) -> None:
+        if unfinished.sign().exists():
+            self._tell("nothing is started: what is here may be of two times")
+            return
+        self._up([])
 
     def _up(self, services: list[str]) -> None:
         """Start these, or all, and wait until they are healthy."""

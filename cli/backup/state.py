@@ -104,6 +104,11 @@ def _make(folder: Path, part: Part) -> None:
         os.chown(folder, int(uid), int(gid))
 
 
+def is_torn(folder: Path) -> bool:
+    """Whether a restore has begun to change places, and not ended."""
+    return (folder / tree.RESTORED).exists()
+
+
 def settle(folder: Path) -> None:
     tree.settle(folder)
 

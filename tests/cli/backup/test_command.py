@@ -16,7 +16,7 @@ from typing import IO
 
 import pytest
 
-from cli.backup import command, state, tree
+from cli.backup import command, state, tree, unfinished
 from cli.backup.archive import Reader
 from cli.client import Client
 from cli.ingest import ingest_and_wait
@@ -220,22 +220,33 @@ def test_what_does_not_fit_here_is_refused_and_nothing_touched(
     assert (host.state / "workspace" / "notes.md").read_text() == "changed since"
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [(0, "No space left on device. Nothing was changed"), (1, "device. It is as it was before")],
+)
 def test_a_disk_that_fills_up_while_restoring_changes_nothing(
     host: Host,
     variet: Variet,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    files: int,
+    told: str,
 ) -> None:
     host.fill()
     assert variet("backup", str(host.archive)) == 0
     (host.state / "workspace" / "notes.md").write_text("changed since")
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    written: list[object] = []
+
+    def full(file: object) -> None:
+        written.append(file)
+        if len(written) > files:
+            raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     assert variet("restore", str(host.archive)) == 1
-    assert "No space left on device. It is as it was before" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+    assert not unfinished.sign().exists()
     assert (host.state / "workspace" / "notes.md").read_text() == "changed since"
     assert not [path for path in host.state.iterdir() if path.name.startswith(".variet-")]
 
@@ -304,6 +315,7 @@ def test_nobody_can_start_a_stack_on_a_state_that_is_being_restored(
     tried: list[int] = []
 
     def start_meanwhile(content: IO[bytes], folder: Path) -> None:
+        unfinished.end()  # the lock has to do it by itself
         done = subprocess.run(
             [sys.executable, "-m", "cli", "run", "--port", "0"],
             cwd=REPOSITORY,
@@ -315,6 +327,38 @@ def test_nobody_can_start_a_stack_on_a_state_that_is_being_restored(
     monkeypatch.setattr("cli.backup.tree.unpack", start_meanwhile)
     assert variet("restore", str(host.archive)) == 0
     assert tried == [True]
+
+
+def test_nobody_works_on_what_a_killed_restore_left_until_it_is_restored_again(
+    host: Host,
+    variet: Variet,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    host.fill()
+    assert variet("backup", str(host.archive)) == 0
+    (host.state / "workspace" / "notes.md").write_text("changed")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tree, "_swap", killed)
+        patch.setattr(tree, "undo", killed)
+        with pytest.raises(Killed):
+            variet("restore", str(host.archive))
+    capsys.readouterr()
+    for words in (("run",), ("backup", str(host.archive.with_name("second.tar")))):
+        assert variet(*words) == 1
+        said = capsys.readouterr().err
+        assert f"A restore of {host.archive} has not ended" in said
+        assert "restore again" in said
+    assert variet("restore", str(host.archive)) == 0
+    assert (host.state / "workspace" / "notes.md").read_text() == "mine"
+    assert variet("backup", str(host.archive.with_name("second.tar"))) == 0
 
 
 def test_the_version_of_postgresqls_schema_is_that_of_its_migrations() -> None:

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import pytest
 
-from cli.backup import tree
+from cli.backup import tree, unfinished
 from cli.backup.archive import Reader, Writer
 from cli.backup.manifest import FORMAT, Manifest
 from cli.backup.stack import Stack
@@ -95,8 +95,10 @@ Make = Callable[..., Recorded]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A stack of these services, by default the smallest."""
+
+    monkeypatch.setenv("VARIET_ENV_FILE", str(tmp_path / "hands.env"))
 
     def of(*services: str) -> Recorded:
         compose = Recorded(*(services or ("orchestrator", "workspace", "logs", "postgres")))
@@ -243,6 +245,29 @@ def test_what_could_not_be_put_back_is_named(make: Make, tmp_path: Path) -> None
     compose.call = call  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="Not put back: database langfuse; what was there is"):
         restored(compose, tmp_path / "backup.tar")
+    assert unfinished.sign().exists()
+    assert verbs(compose)[-1] == "up --detach --wait postgres"  # and not all of it
+
+
+def test_what_a_killed_restore_left_half_done_is_not_started_when_the_next_fails(
+    make: Make, tmp_path: Path
+) -> None:
+    compose, path = make(), tmp_path / "backup.tar"
+    saved(compose, path)
+    compose.fail = "/state"
+    with pytest.raises(Unavailable, match="What was there before is back"):
+        restored(compose, path)
+    assert not unfinished.sign().exists()
+    assert verbs(compose)[-1] == "up --detach --wait"
+    unfinished.begin(path)
+    with pytest.raises(Unavailable, match=r"/state broke"):
+        restored(compose, path)
+    assert unfinished.sign().exists()
+    assert verbs(compose)[-1] == "up --detach --wait postgres"
+    compose.fail = ""
+    restored(compose, path)
+    assert not unfinished.sign().exists()
+    assert verbs(compose)[-1] == "up --detach --wait"
 
 
 def test_a_collection_without_its_store_is_told_and_left_out(make: Make, tmp_path: Path) -> None:
