@@ -21,6 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 LEFT_OUT := $(addprefix --no-emit-package ,filelock fsspec hf-xet huggingface-hub iniconfig \
 	markdown-it-py mdurl pluggy pygments pytest rich shellingham tqdm typer xllamacpp zstandard)
 PACKAGES := contracts models tools services orchestrator cli tests
+MOUNTED := services/postgres/databases.sql services/clickhouse/logs.xml services/searxng/settings.yml
 COMPOSE := docker compose --env-file $(ENV_FILE)
 export ASK
 export VARIET_ENV_FILE := $(ENV_FILE)
@@ -52,7 +53,11 @@ up: whole  ## build and start the stack of this host, and wait until it is healt
 	  echo "Healthy after $$((`date +%s` - start)) s. Next: make smoke"; \
 	else \
 	  $(COMPOSE) ps --all --format 'table {{.Service}}\t{{.Status}}'; \
-	  echo "The stack is not healthy. See: make logs S=NAME, make doctor" >&2; exit 1; \
+	  for name in `$(COMPOSE) ps --all --format '{{.Service}} {{.State}}/{{.Health}}' | \
+	    sed -n '/ running\/healthy$$/d; s/ .*//p'`; do \
+	    echo "-- $$name:" >&2; $(COMPOSE) logs --no-log-prefix --tail 6 "$$name" >&2; done; \
+	  echo "The stack is not healthy. See: make logs S=NAME, make doctor," \
+	    "docs/operations.md (When it does not start)" >&2; exit 1; \
 	fi
 
 down: host  ## stop the stack and remove its containers; its data stays
@@ -104,6 +109,8 @@ host:
 	  "Install Docker Engine with its Compose plugin: https://docs.docker.com/engine/install/" >&2; exit 1; }
 	@test -f $(ENV_FILE) || { echo "$(ENV_FILE) is missing: this host has no role yet." \
 	  "Give it one: make init" >&2; exit 1; }
+# Users inside containers read these, also from a checkout that is private to its owner.
+	@chmod a+r $(MOUNTED) 2>/dev/null || :
 
 # `variet restore` leaves that file behind when it is killed, or cannot put back what was there.
 whole: host

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from contracts.settings import REPOSITORY
 
@@ -74,15 +75,52 @@ def test_nothing_is_started_on_what_a_restore_left_half_done(
     assert make("down", f"ENV_FILE={env}", path=docker).returncode == 0
 
 
+SICK = """#!/bin/sh
+case "$*" in
+  *" up "*) exit 1;;
+  *State*) echo orchestrator restarting/; echo postgres running/healthy
+           echo qdrant running/unhealthy;;
+  *" ps "*) echo 'postgres healthy';;
+  *" logs "*) echo "last words of ${*##* }";;
+esac
+"""
+
+
+def test_the_files_that_containers_read_are_readable_in_a_private_checkout(tmp_path: Path) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    found = re.search(r"(?m)^MOUNTED := (.+)$", makefile)
+    assert found
+    stack = yaml.safe_load((REPOSITORY / "docker-compose.workstation.yml").read_text("utf-8"))
+    mounts = [m for one in stack["services"].values() for m in one.get("volumes", [])]
+    ours = {
+        m["source"] for m in mounts if isinstance(m, dict) and m["source"][:11] == "./services/"
+    }
+    assert ours == {f"./{name}" for name in found[1].split()}
+    (tmp_path / "Makefile").write_text(makefile, "utf-8")
+    (tmp_path / ".env").touch()
+    for name in found[1].split():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True)
+        file.touch(0o600)
+    (tmp_path / "docker").touch(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    words = ["make", "-C", str(tmp_path), "host"]
+    subprocess.run(words, check=True, env={"PATH": path}, capture_output=True, timeout=60)
+    assert {oct((tmp_path / name).stat().st_mode)[-3:] for name in found[1].split()} == {"644"}
+
+
 def test_a_stack_that_does_not_get_healthy_is_shown_and_fails(tmp_path: Path) -> None:
     program = tmp_path / "docker"
-    program.write_text('#!/bin/sh\ncase "$*" in *" up "*) exit 1;; esac\necho "docker $*"\n')
+    program.write_text(SICK)
     program.chmod(0o755)
     env = tmp_path / "host.env"
     env.touch()
     done = make("up", f"ENV_FILE={env}", path=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode != 0
-    assert " ps --all " in done.stdout
+    assert "postgres healthy" in done.stdout
+    assert "-- orchestrator:\nlast words of orchestrator\n" in done.stderr
+    assert "-- qdrant:\nlast words of qdrant\n" in done.stderr
+    assert "-- postgres:" not in done.stderr
     assert "make logs S=NAME, make doctor" in done.stderr
 
 

@@ -46,7 +46,8 @@ def refused(address: Address, error: psycopg.Error) -> StoreError:
     return StoreError(
         "store_refused",
         f"PostgreSQL ({address.place}) refuses the connection: {address.hide(error)}.",
-        "Correct user, password and name in DATABASE_URL.",
+        "Correct user, password and name in DATABASE_URL. In the stack it holds POSTGRES_PASSWORD,"
+        " which has to be the one of when PostgreSQL's volume was made (docs/operations.md).",
     )
 
 
