@@ -150,7 +150,7 @@ test-stack: dev  ## run the tests that build images and start both stacks; they 
 	@$(BIN)/python -m pytest -vv -rs --durations=12 -m stack $(ARGS)
 
 test: dev  ## run every test that needs no root, Docker or network (ARGS="-k name")
-	@$(BIN)/python -m pytest -rs $(ARGS)
+	@$(BIN)/python -m pytest -rs -n auto --dist worksteal $(ARGS)
 
 nightly: dev  ## kill the orchestrator 200 times at every step of a run, and storm it
 	@CRASH_ROUNDS=200 STORM_SEEDS=100 $(BIN)/python -m pytest -m nightly
