@@ -19,10 +19,10 @@ from contracts.deployment import Role, load_deployment
 from contracts.errors import Conflict, StoreError
 from contracts.settings import Settings, load_settings
 from contracts.settings_reading import env_file
-from orchestrator.store.schema import POSTGRES_SCHEMA_VERSION
+from orchestrator.store.postgres.schema import SCHEMA_VERSION as POSTGRES_VERSION
 
 ENV = "env"
-KNOWN = {**state.KNOWN, "postgres": POSTGRES_SCHEMA_VERSION}
+KNOWN = {**state.KNOWN, "postgres": POSTGRES_VERSION}
 
 
 def backup(path: Path | None, secrets: bool, console: Console) -> None:

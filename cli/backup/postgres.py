@@ -10,7 +10,6 @@ from contracts.errors import BadRequest
 
 SERVICE = "postgres"
 USER = "postgres"  # by the socket inside the container, where it needs no password
-DUMP_TIMEOUT_S = 3_600.0
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 ENCODING = re.compile(r"[A-Z][A-Z0-9_]{0,20}")
 THEIRS = (

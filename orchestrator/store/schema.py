@@ -1,8 +1,6 @@
 """The tables of the embedded Store."""
 
 SCHEMA_VERSION = 1
-# Those of PostgreSQL are in `postgres.migrations`, which needs its driver; a backup does not.
-POSTGRES_SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE threads (
   id TEXT PRIMARY KEY, owner TEXT NOT NULL, title TEXT NOT NULL,

@@ -16,8 +16,8 @@ from contracts.errors import SettingsError, StoreError, StoreUnavailable
 from contracts.settings import load_settings
 from orchestrator.store.postgres.address import address_of
 from orchestrator.store.postgres.faults import explained
-from orchestrator.store.postgres.migrations import MIGRATIONS
 from orchestrator.store.postgres.opening import open_postgres
+from orchestrator.store.postgres.schema import MIGRATIONS
 from tests.support import postgres
 from tests.support.postgres_proxy import proxy
 
