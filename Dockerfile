@@ -68,15 +68,17 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements-tools.lock,target=/requirements.lock \
     $INSTALL -r /requirements.lock
 
+# Our code is copied readable, also from a checkout that is private to its owner.
+
 # ---- the orchestrator of the hands --------------------------------------------------------------
 FROM runtime AS orchestrator
 LABEL org.opencontainers.image.description="Agent, knowledge and HTTP API"
 COPY --from=server-packages /opt/venv /opt/venv
-COPY contracts /app/contracts
-COPY models/*.py models/manifest.yaml /app/models/
-COPY tools /app/tools
-COPY orchestrator /app/orchestrator
-COPY services/orchestrator /app/services/orchestrator
+COPY --chmod=755 contracts /app/contracts
+COPY --chmod=755 models/*.py models/manifest.yaml /app/models/
+COPY --chmod=755 tools /app/tools
+COPY --chmod=755 orchestrator /app/orchestrator
+COPY --chmod=755 services/orchestrator /app/services/orchestrator
 RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
     python -P /bytecode.py orchestrator.__main__ orchestrator.serve orchestrator.embedded \
       orchestrator.knowledge.index_process langfuse openai.resources.chat orchestrator.store.postgres.opening qdrant_client
@@ -92,8 +94,8 @@ CMD ["orchestrator"]
 # ---- the tool servers ---------------------------------------------------------------------------
 FROM runtime AS tools
 COPY --from=tools-packages /opt/venv /opt/venv
-COPY contracts /app/contracts
-COPY tools/*.py /app/tools/
+COPY --chmod=755 contracts /app/contracts
+COPY --chmod=755 tools/*.py /app/tools/
 ENV TOOL_HOST=0.0.0.0 \
     TOOL_PORT=8000
 EXPOSE 8000
@@ -102,7 +104,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s -
 
 FROM tools AS calibration
 LABEL org.opencontainers.image.description="Tools for calibration maps"
-COPY tools/calibration /app/tools/calibration
+COPY --chmod=755 tools/calibration /app/tools/calibration
 RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
     python -P /bytecode.py tools.calibration.__main__ tools.calibration.server
 USER 10001:10001
@@ -110,7 +112,7 @@ CMD ["tools.calibration", "serve"]
 
 FROM tools AS logs
 LABEL org.opencontainers.image.description="Tools for log files"
-COPY tools/logs /app/tools/logs
+COPY --chmod=755 tools/logs /app/tools/logs
 RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
     python -P /bytecode.py tools.logs.__main__ tools.logs.server
 USER 10001:10001
@@ -118,8 +120,8 @@ CMD ["tools.logs", "serve"]
 
 FROM tools AS workspace
 LABEL org.opencontainers.image.description="Tools for files, patches and tests in the workspace"
-COPY tools/calibration /app/tools/calibration
-COPY tools/workspace /app/tools/workspace
+COPY --chmod=755 tools/calibration /app/tools/calibration
+COPY --chmod=755 tools/workspace /app/tools/workspace
 RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
     python -P /bytecode.py tools.workspace.__main__ tools.workspace.server pytest
 USER 10001:10001
