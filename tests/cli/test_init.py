@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli import init as command
+from cli.host.addresses import Address
 from cli.host.docker import Docker
 from cli.host.facts import Host
 from contracts.settings import REPOSITORY
@@ -117,6 +118,37 @@ def test_a_second_time_changes_no_byte(here: Path, variet: Variet) -> None:
     assert variet(*BRAIN) == 0
     assert variet("init") == 0
     assert here.read_bytes() == text
+
+
+def test_a_file_that_others_could_read_is_closed_even_if_nothing_changes(
+    here: Path, variet: Variet
+) -> None:
+    assert variet(*BRAIN) == 0
+    here.chmod(0o644)
+    assert variet("init") == 0
+    assert stat.S_IMODE(here.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_with_sudo_everything_belongs_to_who_called_it(
+    here: Path, variet: Variet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_UID", "1234")
+    monkeypatch.setenv("SUDO_GID", "1235")
+    assert variet(*HANDS) == 0
+    written = values(here)
+    assert (written["VARIET_UID"], written["VARIET_GID"]) == ("1234", "1235")
+    state = here.parent / "state"
+    for path in (here, state / "undo", state / "workspace", *(state / "workspace").rglob("*")):
+        assert (path.stat().st_uid, path.stat().st_gid) == (1234, 1235)
+
+
+def test_a_public_address_is_warned_of(
+    here: Path, variet: Variet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on(monkeypatch, host(*TWO_3060, addresses=(Address("eth0", "8.8.4.4", default=True),)))
+    assert variet(*BRAIN[:-1], "8.8.4.4") == 0
+    assert "LAN_IP=8.8.4.4 is a public address" in capsys.readouterr().out
 
 
 def test_another_tier_changes_the_engine_and_no_secret(here: Path, variet: Variet) -> None:
@@ -257,6 +289,8 @@ def test_the_report_is_json_when_asked(
     assert report["changes"]["GATEWAY_API_KEY"] == "(secret)"
     assert report["host"]["gpus"]["cards"][1]["compute"] == "8.6"
     assert [one["id"] for one in report["to_fetch"]] == ["qwen3.6-35b-a3b", "bge-small-en-v1.5"]
+    # 33.4 million numbers: the hub's file has 32 bits for each.
+    assert 125e6 < report["to_fetch"][1]["size"] < 145e6
     assert any(step.endswith("smoke") for step in report["next"])
 
 

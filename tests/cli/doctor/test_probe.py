@@ -95,3 +95,12 @@ def test_this_host_s_address_on_the_way_is_known(monkeypatch: pytest.MonkeyPatch
     assert own_address("127.0.0.1") == "127.0.0.1"
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     assert own_address("brain.lan") == ""
+
+
+def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with EmbeddingsServer(1) as served:
+        assert isinstance(ask(f"{served.url}/embeddings", None, {"input": ["a"]}), Answer)

@@ -92,6 +92,8 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     file.chmod(0o644)
     loose = check_file(file, mine)
     assert (loose.status, loose.remedy) == ("failure", f"chmod 600 {file}")
+    file.chmod(0o640)
+    assert check_file(file, mine).status == "failure", "its group is others, too"
     file.chmod(0o600)
     assert check_file(file, mine).status == "ok"
     assert "chown" in check_file(file, mine + 1).remedy
