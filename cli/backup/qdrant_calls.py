@@ -40,13 +40,17 @@ def aliases() -> dict[str, str]:
 def save(collection: str, out: IO[bytes]) -> None:
     """Write a snapshot; Qdrant's own copy of it is removed."""
     at = f"/collections/{quote(collection)}/snapshots"
-    name = _json("POST", f"{at}?wait=true")["result"]["name"]
+    made = _json("POST", f"{at}?wait=true")["result"]
+    name, count = made["name"], 0
     try:
         connection, answer = _ask("GET", f"{at}/{quote(name)}")
         while block := answer.read(BLOCK):
-            out.write(block)
+            count += out.write(block)
         out.flush()
         connection.close()
+        # Read in blocks, an answer that is cut short ends like a whole one.
+        if count != made["size"]:
+            raise Refused(f"of {name} came {count} bytes, not {made['size']}")
     finally:
         _json("DELETE", f"{at}/{quote(name)}?wait=true")
 

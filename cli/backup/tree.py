@@ -150,7 +150,11 @@ def _walk(path: Path, name: str) -> Iterator[tuple[Path, str]]:
         return
     if stat.S_ISDIR(mode):
         yield path, name
-        for inner in sorted(path.iterdir()):
+        try:
+            found = sorted(path.iterdir())
+        except FileNotFoundError:  # meanwhile; the next reading will tell
+            return
+        for inner in found:
             yield from _walk(inner, f"{name}/{inner.name}")
     elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
         yield path, name

@@ -1,4 +1,5 @@
-"""Qdrant's snapshot routes, against a server that holds requests to its published API."""
+"""Qdrant's snapshot routes, against a stand-in that takes what its API reference lists, and nothing
+else: https://api.qdrant.tech/api-reference/snapshots. No real server is asked."""
 
 import io
 import json
@@ -10,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -28,9 +29,16 @@ class Qdrant:
         self.aliases = {"variet-docs": "variet-docs.0a1b2c3d", "theirs": "others"}
         self.snapshots: dict[str, bytes] = {}
         self.refuse = ""
+        self.cut = False
 
     def answer(self, method: str, path: str, body: bytes, kind: str) -> tuple[int, Any]:
         parts = urlsplit(path).path.strip("/").split("/")
+        query = dict(parse_qsl(urlsplit(path).query))
+        if parts[-1] == "upload":
+            assert query.pop("priority") == "snapshot"
+        if "snapshots" in parts and method != "GET":
+            assert query.pop("wait", "true") == "true"
+        assert not query
         if self.refuse and self.refuse in path:
             return 507, {"status": {"error": "No space left on device"}}
         match method, parts:
@@ -41,14 +49,14 @@ class Qdrant:
                 return self._actions(json.loads(body)["actions"])
             case "POST", ["collections", name, "snapshots"]:
                 self.snapshots["s1.snapshot"] = self.collections[name]
-                return 200, {"result": {"name": "s1.snapshot"}}
+                size = len(self.collections[name])
+                return 200, {"result": {"name": "s1.snapshot", "size": size}}
             case "GET", ["collections", _, "snapshots", snapshot]:
                 return 200, self.snapshots[snapshot]
             case "DELETE", ["collections", _, "snapshots", snapshot]:
                 del self.snapshots[snapshot]
                 return 200, {"result": True}
             case "POST", ["collections", name, "snapshots", "upload"]:
-                assert "priority=snapshot" in path
                 self.collections[name] = _file(body, kind)
                 return 200, {"result": True}
             case "DELETE", ["collections", name]:
@@ -92,7 +100,7 @@ def served() -> Iterator[tuple[Qdrant, str]]:
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text)
+            self.wfile.write(text[:-1] if qdrant.cut and isinstance(given, bytes) else text)
 
         do_GET = do_POST = do_DELETE = answer
 
@@ -126,6 +134,13 @@ def test_a_snapshot_is_streamed_and_qdrants_copy_removed(qdrant: Qdrant) -> None
     out = io.BytesIO()
     qdrant_calls.save("variet-docs.0a1b2c3d", out)
     assert out.getvalue() == SNAPSHOT
+    assert qdrant.snapshots == {}
+
+
+def test_a_snapshot_that_is_cut_short_is_not_taken_for_whole(qdrant: Qdrant) -> None:
+    qdrant.cut = True
+    with pytest.raises(qdrant_calls.Refused, match="came 4499999 bytes, not 4500000"):
+        qdrant_calls.save("variet-docs.0a1b2c3d", io.BytesIO())
     assert qdrant.snapshots == {}
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -246,3 +247,13 @@ def test_it_runs_by_itself_as_it_does_in_a_container(state: Path, tmp_path: Path
     assert refused.returncode == 1
     assert b"cut short or garbled" in refused.stderr
     assert holds(Path(target)) == holds(state)
+
+
+def test_a_folder_that_goes_meanwhile_is_left_to_the_next_reading(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    (folder / "index" / "segment").mkdir(parents=True)
+    (folder / "index" / "segment" / "data").write_text("x")
+    walk = tree._files(folder, live=True)
+    assert [next(walk)[1], next(walk)[1]] == ["index", "index/segment"]
+    shutil.rmtree(folder / "index" / "segment")
+    assert list(walk) == []
