@@ -1,4 +1,4 @@
-"""What the Dockerfile says, without building it. What it builds is tested in stack/test_images.py."""
+"""What the Dockerfile says, without building it; what it builds: stack/test_images.py."""
 
 import re
 
