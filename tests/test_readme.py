@@ -24,7 +24,9 @@ def messages() -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", table, re.M)
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b", README))))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b", README)))
+)
 def test_every_make_target_exists(target: str) -> None:
     makefile = (REPOSITORY / "Makefile").read_text("utf-8")
     assert re.search(rf"^{target}:", makefile, re.M)
