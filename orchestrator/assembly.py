@@ -62,7 +62,7 @@ class Orchestrator:
     ) -> None:
         """`engine`, `tool_servers` and `index` default to what the settings say."""
         self.settings = settings
-        self.engine = engine or engine_of(settings)
+        self._engine = self.engine = engine or engine_of(settings)
         self._tool_servers = tool_servers
         self._index = index
         self._stack = AsyncExitStack()
@@ -198,8 +198,9 @@ class Orchestrator:
         await self._repeat(self._learn, LEARN_S)
 
     async def _learn(self) -> None:
-        served = await as_served(self.engine, self.settings, self.http)
-        if served != self.engine:
+        # From the settings anew each time: nothing of a model that is gone stays.
+        served = await as_served(self._engine, self.settings, self.http)
+        if served and served != self.engine:
             log.info("the engine serves a window of %d tokens", served.context)
             self.engine = self.parts.model.engine = served
             self.parts.window.resize(served.context, self.parts.model.max_tokens)

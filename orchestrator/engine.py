@@ -40,11 +40,11 @@ def engine_of(settings: Settings) -> Engine:
     )
 
 
-async def as_served(engine: Engine, settings: Settings, http: httpx2.AsyncClient) -> Engine:
-    """The engine with what its server tells of the model that it serves now, which may be another
-    than yesterday's: its window and, through the manifest, the tools that it may be offered.
-    What the settings say of either counts more. Nothing that a former model told stays; but the
-    engine is unchanged when the server does not answer, or lists nothing."""
+async def as_served(engine: Engine, settings: Settings, http: httpx2.AsyncClient) -> Engine | None:
+    """`engine`, which is what the settings say, with what its server tells of the model that it
+    serves now, which may be another than yesterday's: its window and, through the manifest, the
+    tools that it may be offered. What the settings say of either counts more. None when the server
+    does not answer, or lists nothing."""
     manifest = load_manifest()
     if manifest.get(engine.model):
         return engine
@@ -55,8 +55,8 @@ async def as_served(engine: Engine, settings: Settings, http: httpx2.AsyncClient
         listed = answer.raise_for_status().json()["data"]
         names = {str(model["id"]): model for model in listed}
     except (TimeoutError, httpx2.HTTPError, ValueError, LookupError, TypeError):
-        return engine
-    return _with(engine, settings, manifest, names) if names else engine
+        return None
+    return _with(engine, settings, manifest, names) if names else None
 
 
 def _with(
@@ -67,9 +67,9 @@ def _with(
     entry = known[0] if len(known) == 1 else None
     said = names.get(entry.id if entry else engine.model) or {}
     context = settings.max_model_len or told_context(said) or (entry.context if entry else None)
-    evaluated = entry.tools_evaluated if entry else None
+    evaluated = entry.tools_evaluated if entry else engine.tools_evaluated
     return replace(
         engine,
-        context=context or DEFAULT_CONTEXT,
+        context=context or engine.context,
         tools_evaluated=None if evaluated is None else frozenset(evaluated),
     )

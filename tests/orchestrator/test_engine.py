@@ -8,27 +8,31 @@ import pytest
 
 from contracts.errors import SettingsError
 from contracts.settings import Settings
+from orchestrator.agent.model import Engine
 from orchestrator.engine import as_served, engine_of
+from tests.support.hands import hands
+from tests.support.probe_tools import Probe
+from tests.support.scripted_engine import ScriptedEngine
 
 
-def engine(state: Path, **settings: Any) -> Any:
+def configured(state: Path, **settings: Any) -> Any:
     return engine_of(Settings(_env_file=None, state_dir=state, **settings))
 
 
 def test_with_one_model_every_tier_is_that_model(tmp_path: Path) -> None:
-    found = engine(tmp_path, openai_compat_url="http://127.0.0.1:9/v1/", model_id="small")
+    found = configured(tmp_path, openai_compat_url="http://127.0.0.1:9/v1/", model_id="small")
     assert found.url == "http://127.0.0.1:9/v1"
     assert [found.name(tier) for tier in (None, "fast", "deep")] == ["small"] * 3
 
 
 def test_without_one_the_server_is_asked_for_the_tier(tmp_path: Path) -> None:
-    found = engine(tmp_path, openai_compat_url="http://127.0.0.1:9/v1")
+    found = configured(tmp_path, openai_compat_url="http://127.0.0.1:9/v1")
     assert [found.name(tier) for tier in ("fast", "balanced")] == ["fast", "balanced"]
 
 
 def test_no_engine_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="OPENAI_COMPAT_URL") as error:
-        engine(tmp_path)
+        configured(tmp_path)
     assert "make run" in error.value.remedy
 
 
@@ -74,23 +78,41 @@ async def test_what_the_settings_say_counts_more(tmp_path: Path) -> None:
     assert found.context == 8_192
 
 
-@pytest.mark.parametrize("body", [{}, {"id": 1, "meta": None}, {"id": "other", "meta": "none"}])
+@pytest.mark.parametrize("body", [{"id": 1, "meta": None}, {"id": "other", "meta": "none"}])
 async def test_a_server_that_does_not_say_changes_nothing(
     tmp_path: Path, body: dict[str, Any]
 ) -> None:
     assert (await served(tmp_path, listing(body))).context == 8_192
-    assert (await served(tmp_path, listing(body, status=401))).context == 8_192
+    assert await served(tmp_path, listing(body, status=401)) is None
 
 
-async def test_of_a_former_model_nothing_stays(tmp_path: Path) -> None:
-    known = await served(tmp_path, listing({"id": "nano", "meta": {"n_ctx": 1_024}}))
-    settings = Settings(_env_file=None, state_dir=tmp_path)
-    unknown = await as_served(known, settings, listing({"id": "mine.gguf"}))
-    assert unknown.tools_evaluated is None
-    assert unknown.context == 8_192
-    assert await as_served(known, settings, listing()) == known
-    assert await as_served(known, settings, listing(status=503)) == known
+async def test_a_server_that_lists_nothing_says_nothing(tmp_path: Path) -> None:
+    assert await served(tmp_path, listing()) is None
+    assert await served(tmp_path, listing({})) is None
 
 
-async def test_a_server_that_is_down_changes_nothing(tmp_path: Path) -> None:
-    assert (await served(tmp_path, httpx2.AsyncClient())).context == 8_192
+async def test_a_server_that_is_down_says_nothing(tmp_path: Path) -> None:
+    assert await served(tmp_path, httpx2.AsyncClient()) is None
+
+
+async def test_of_a_former_model_nothing_stays(
+    tmp_path: Path, engine: ScriptedEngine, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"id": "nano", "meta": {"n_ctx": 2_048}}
+    turns: list[list[dict[str, Any]]] = [[known], [], [{"id": "mine.gguf"}]]
+
+    async def told(given: Engine, settings: Settings, _: httpx2.AsyncClient) -> Engine | None:
+        async with listing(*turns[0]) as http:
+            return await as_served(given, settings, http)
+
+    monkeypatch.setattr("orchestrator.assembly.as_served", told)
+    async with hands(engine.url, tmp_path, probe.server) as variet:
+        orchestrator = variet.orchestrator
+        for context, withheld in ((2_048, True), (2_048, True), (8_192, False)):
+            await orchestrator._learn()
+            assert orchestrator.parts.window.context == orchestrator.engine.context == context
+            assert ("look" in orchestrator.withheld) is withheld
+            await variet.ask("Hello")
+            offered = {tool["function"]["name"] for tool in engine.calls[-1].body.get("tools", [])}
+            assert ("look" in offered) is not withheld
+            del turns[0]
