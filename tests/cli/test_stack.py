@@ -26,7 +26,7 @@ PARTS = {"services.engine", "cli.tether", "index_process"}
 def descendants(pid: int) -> dict[int, str]:
     """Processes below `pid`, with their command lines."""
     listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     found: dict[int, str] = {}
@@ -150,7 +150,7 @@ def test_a_part_that_cannot_start_takes_the_others_down(state: Path, model: Path
     assert status == 1
     assert f"PORT={port}" in errors
     assert "Its log says more" in errors
-    listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True)
     assert str(state.parent) not in listed.stdout
 
 
