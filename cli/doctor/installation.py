@@ -10,6 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from cli.address import connect
+from cli.backup import unfinished
 from cli.doctor.check import Check
 from cli.doctor.finding import Finding, Status, failure, ok, told, warning
 from cli.text import size
@@ -28,6 +29,7 @@ LIVE: dict[str, Status] = {"ok": "ok", "off": "ok", "degraded": "warning", "down
 
 def command(embedded: bool) -> Iterator[Check]:
     """What every command of this checkout needs; `embedded`, what the engine and index do too."""
+    yield Check("restore", check_restore)
     yield Check("python", lambda: [check_python()])
     lock = REPOSITORY / "requirements.lock"
     yield Check("environment", lambda: [check_environment(lock, Path(sys.prefix))])
@@ -41,6 +43,12 @@ def stack(settings: Settings, url: str | None) -> Iterator[Check]:
     yield Check("state", lambda: [check_state(settings.state_dir)])
     yield Check("model", lambda: [check_model(settings)], VERIFY_S)
     yield Check("orchestrator", lambda: check_port_and_orchestrator(settings, url))
+
+
+def check_restore() -> list[Finding]:
+    """Said only where one has not ended."""
+    unfinished.refuse()
+    return []
 
 
 def check_python() -> Finding:

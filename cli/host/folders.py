@@ -53,9 +53,12 @@ def _give(folder: Path, uid: int, gid: int) -> None:
 
 
 def _own(path: Path, uid: int, gid: int) -> None:
-    """Only root can give a folder away; for others it is theirs already."""
+    """Only root can give a folder away; for others it is theirs already. The containers read it as
+    members of its group, whatever the umask was."""
     if os.geteuid() == 0:
         os.chown(path, uid, gid, follow_symlinks=False)
+    if not path.is_symlink():
+        path.chmod(path.stat().st_mode | (0o050 if path.is_dir() else 0o040))
 
 
 def _cannot(name: str, folder: Path, error: OSError) -> SettingsError:

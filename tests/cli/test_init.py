@@ -61,6 +61,21 @@ def test_a_brain_gets_its_file_its_folders_and_the_next_commands(
     assert written["GATEWAY_API_KEY"] not in told
 
 
+def test_containers_can_read_the_folders_whatever_the_umask(
+    here: Path, variet: Variet, tmp_path: Path
+) -> None:
+    maps = tmp_path / "private" / "maps"
+    here.write_text(f"{here.read_text()}MAPS_DIR={maps}\n")
+    former = os.umask(0o077)
+    try:
+        assert variet(*HANDS, "--workspace", str(tmp_path / "work")) == 0
+    finally:
+        os.umask(former)
+    for path in (maps, maps.parent, tmp_path / "state" / "undo", *(tmp_path / "work").rglob("*")):
+        needed = 0o050 if path.is_dir() else 0o040
+        assert path.stat().st_mode & needed == needed, path
+
+
 def test_the_key_is_printed_when_it_is_asked_for(
     here: Path, variet: Variet, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,7 +150,9 @@ def test_a_part_that_cannot_start_takes_the_others_down(state: Path, model: Path
     assert status == 1
     assert f"PORT={port}" in errors
     assert "Its log says more" in errors
-    listed = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True
+    )
     assert str(state.parent) not in listed.stdout
 
 

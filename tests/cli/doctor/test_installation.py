@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.backup import unfinished
 from cli.doctor import installation
 from cli.doctor.finding import failure
 from contracts.settings import REPOSITORY, load_settings
@@ -52,6 +53,23 @@ def test_the_report_is_json_when_asked(
     assert {"python", "environment", "state", "model", "engine"} <= {
         one["name"] for one in report["checks"]
     }
+
+
+def test_a_restore_that_has_not_ended_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variet: Variet,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("VARIET_ENV_FILE", str(tmp_path / "my.env"))
+    unfinished.begin(tmp_path / "backup.tar")
+    assert variet("doctor", "--json") == 1
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["checks"]}
+    assert found["restore"]["status"] == "failure"
+    assert "backup.tar" in found["restore"]["detail"]
+    unfinished.end()
+    variet("doctor", "--json")
+    assert "restore" not in capsys.readouterr().out
 
 
 def test_a_package_of_another_version_is_named(tmp_path: Path) -> None:
