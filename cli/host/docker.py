@@ -38,7 +38,7 @@ def docker(run: Runner) -> Docker:
     info = _object(told.out)
     engine = str(info.get("ServerVersion") or "") or None
     refused = "; ".join(str(text) for text in info.get("ServerErrors") or ())
-    problem = "" if engine else refused or told.error or "the Docker engine does not answer"
+    problem = "" if engine else _said(refused or told.error) or "the Docker engine does not answer"
     plugin = run(("docker", "compose", "version", "--short"))
     compose = plugin.out.strip().removeprefix("v") if plugin.ok else ""
     return Docker(
@@ -46,7 +46,21 @@ def docker(run: Runner) -> Docker:
         compose=compose or None,
         nvidia=_has_nvidia(info),
         problem=problem,
-        compose_problem="" if compose else plugin.error or "Docker Compose does not answer",
+        compose_problem="" if compose else _plugin_problem(plugin.error),
+    )
+
+
+def _plugin_problem(error: str) -> str:
+    # Without the plug-in, `docker` takes its name for a mistake and its flag for one of its own.
+    if "unknown flag" in error or "is not a docker command" in error:
+        return "the plug-in is not installed"
+    return _said(error) or "Docker Compose does not answer"
+
+
+def _said(error: str) -> str:
+    """The first line, without the question that Docker adds."""
+    return (
+        error.partition("\n")[0].strip().removesuffix(" Is the docker daemon running?").rstrip(".")
     )
 
 

@@ -35,6 +35,29 @@ def test_without_docker_both_are_missing() -> None:
     assert found.compose_problem
 
 
+def test_an_engine_that_is_down_is_said_in_one_line() -> None:
+    error = (
+        "Cannot connect to the Docker daemon at unix:///var/run/docker.sock."
+        " Is the docker daemon running?"
+    )
+    found = docker(lambda c: Output(1, error=error))
+    assert found.problem == "Cannot connect to the Docker daemon at unix:///var/run/docker.sock"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "unknown flag: --short\n\nUsage:  docker [OPTIONS] COMMAND [ARG...]",
+        "docker: 'compose' is not a docker command.\nSee 'docker --help'",
+    ],
+)
+def test_a_compose_plugin_that_is_missing_is_said_in_words(error: str) -> None:
+    found = docker(
+        lambda c: Output(0, json.dumps(INFO)) if c[1] == "info" else Output(1, "", error)
+    )
+    assert found.compose_problem == "the plug-in is not installed"
+
+
 def test_old_versions_do_not_fit() -> None:
     info = json.dumps({"ServerVersion": "24.0.7"})
     found = docker(lambda c: Output(0, info if c[1] == "info" else "2.23.3"))
