@@ -17,7 +17,7 @@ from contracts.errors import Conflict
 from contracts.settings import REPOSITORY, Settings, load_settings
 
 SAMPLES = REPOSITORY / "data" / "samples"
-STOPPING = (signal.SIGTERM, signal.SIGHUP)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 T = TypeVar("T")
 
 
@@ -53,7 +53,7 @@ class Served:
 @contextmanager
 def running(stack: Stack) -> Iterator[Served]:
     """A stack that serves while the body runs. Its loop has a thread of its own, so the body may
-    block. SIGTERM and SIGHUP end the body as Ctrl-C does; the stack is stopped in any case."""
+    block. The first of Ctrl-C, SIGTERM and SIGHUP ends it; the stack is stopped in any case."""
     settings = stack.settings
     with _only_one(settings.state_dir), _signals():
         if settings.workspace_dir is None or settings.workspace.parent == settings.state_dir:
@@ -131,6 +131,9 @@ def _only_one(state_dir: Path) -> Iterator[None]:
 @contextmanager
 def _signals() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
+        # A second one would strike where the first is being handled, lock in hand.
+        for each in STOPPING:
+            signal.signal(each, _unheard)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in STOPPING}
@@ -141,11 +144,14 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _unheard(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN: Python complains of a signal that was caught before it came to be ignored."""
+
+
 @contextmanager
 def _deaf() -> Iterator[None]:
     """Stopping is not to be interrupted half way; it has time limits of its own."""
-    numbers = (signal.SIGINT, *STOPPING)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {number: signal.signal(number, _unheard) for number in STOPPING}
     try:
         yield
     finally:

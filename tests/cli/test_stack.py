@@ -126,6 +126,13 @@ def test_it_serves_and_a_signal_stops_every_part(
     assert seeded == {path.name for path in SAMPLES.iterdir()}
 
 
+def test_signals_that_follow_the_first_do_not_disturb_the_stop(variet: Variet) -> None:
+    variet.ready()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * 50:
+        variet.process.send_signal(number)
+    assert variet.end() == (0, "")
+
+
 def test_killed_outright_it_leaves_no_orphan(variet: Variet) -> None:
     variet.ready()
     handles = variet.parts()
