@@ -18,7 +18,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 # What the containers do without: the engine, the test runner, the terminal's looks, and what
 # libraries take along for hubs and services that are not used (each imports it only if it is there).
-LEFT_OUT := $(addprefix --no-emit-package ,filelock fsspec hf-xet huggingface-hub iniconfig \
+LEFT_OUT := $(addprefix --no-emit-package ,aiohappyeyeballs aiohttp aiosignal docker filelock frozenlist fsspec hf-xet huggingface-hub iniconfig multidict nvidia-ml-py propcache yarl \
 	markdown-it-py mdurl pluggy pygments pytest rich shellingham tqdm typer xllamacpp zstandard)
 PACKAGES := contracts models tools services orchestrator cli tests
 MOUNTED := services/postgres/databases.sql services/clickhouse/logs.xml services/searxng/settings.yml
@@ -174,5 +174,6 @@ lock: dev  ## lock the dependencies of pyproject.toml (UPGRADE=1 takes the newes
 	@$(COMPILE) pyproject.toml -o requirements.lock
 	@$(COMPILE) -c requirements.lock --extra server $(LEFT_OUT) pyproject.toml -o requirements-server.lock
 	@$(COMPILE) -c requirements.lock --group tools -o requirements-tools.lock
+	@$(COMPILE) -c requirements.lock --group gateway -o requirements-gateway.lock
 	@$(COMPILE) -c requirements.lock -c requirements-server.lock --extra dev --extra server pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) -c requirements.lock --extra train pyproject.toml -o requirements-train.lock

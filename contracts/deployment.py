@@ -61,10 +61,6 @@ class Deployment(BaseSettings):
     )
 
     # The brain's engines.
-    gateway_api_key: SecretStr | None = Field(
-        None, description="bearer key that the brain asks for", json_schema_extra=BRAIN
-    )
-    gateway_port: int = Field(8000, description="the brain's OpenAI port", json_schema_extra=BRAIN)
     embed_port: int = Field(8081, description="its embeddings port", json_schema_extra=BRAIN)
     rerank_port: int = Field(8082, description="its reranking port", json_schema_extra=BRAIN)
     engine_tier: Tier = Field(

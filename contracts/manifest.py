@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from contracts.base import Message
 
-ModelKind = Literal["chat", "embed", "rerank", "classify"]
+ModelKind = Literal["chat", "embed", "rerank", "classify", "transcribe", "speech"]
 ModelEngine = Literal["llama.cpp", "vllm", "tei", "in-process"]
 Tier = Literal["fast", "balanced", "deep"]
 ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]

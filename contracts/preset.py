@@ -33,6 +33,16 @@ class Served(Message):
     ram_weights_mib: int = Field(
         0, ge=0, description="of the weights, what the flags keep in main memory"
     )
+    cards: tuple[int, ...] | None = Field(None, description="its cards; null: the preset's")
+    sleep: Literal[0, 1, 2] = Field(
+        0, description="vLLM: how deep it sleeps instead of being stopped; 1 keeps the weights in RAM"
+    )
+    pinned: bool = Field(False, description="never unloaded for another model")
+    preload: bool = Field(False, description="loaded when the gateway starts")
+    ttl_s: float | None = Field(None, ge=0, description="idle seconds after which it is unloaded")
+    min_warm_s: float | None = Field(
+        None, ge=0, description="seconds that it stays once loaded; null: the gateway's"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -90,6 +100,7 @@ class HostPreset(Message):
     @model_validator(mode="after")
     def _cards_exist(self) -> Self:
         used = {*self.llm_cards, *([] if self.emb_card is None else [self.emb_card])}
+        used |= {card for served in self.tiers.values() for card in served.cards or ()}
         if unknown := sorted(used - set(range(len(self.cards)))):
             raise ValueError(f"card {unknown[0]} is not among the {len(self.cards)} cards")
         if self.cards and not self.llm_cards:
