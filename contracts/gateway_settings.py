@@ -35,7 +35,9 @@ class GatewaySettings(BaseSettings):
         json_schema_extra=BRAIN,
     )
     gateway_state_dir: Path | None = Field(
-        None, description="what the gateway keeps; default: STATE_DIR/gateway", json_schema_extra=BRAIN
+        None,
+        description="what the gateway keeps; default: STATE_DIR/gateway",
+        json_schema_extra=BRAIN,
     )
     models_dir: Path = Field(
         REPOSITORY / "models",
@@ -60,7 +62,10 @@ class GatewaySettings(BaseSettings):
         64, ge=1, description="requests that wait for one engine at most", json_schema_extra=BRAIN
     )
     gateway_queue_timeout_s: float = Field(
-        600, gt=0, description="seconds that a request waits at most", json_schema_extra=BRAIN_COMMON
+        600,
+        gt=0,
+        description="seconds that a request waits at most",
+        json_schema_extra=BRAIN_COMMON,
     )
     gateway_max_wait_s: float = Field(
         120,
@@ -110,7 +115,10 @@ class GatewaySettings(BaseSettings):
         json_schema_extra=BRAIN,
     )
     gateway_canary_timeout_s: float = Field(
-        60, gt=0, description="seconds that it has for it, or it is restarted", json_schema_extra=BRAIN
+        60,
+        gt=0,
+        description="seconds that it has for it, or it is restarted",
+        json_schema_extra=BRAIN,
     )
     brain_sleep_after_s: float = Field(
         0,

@@ -92,10 +92,8 @@ class Catalogue:
         """The engine that a request means; without a name, the first of the route's kinds. Raises
         NotFound that lists the names there are."""
         wanted = tuple(kinds)
-        if not model or model == DEFAULT:
-            found = self._first(wanted)
-        else:
-            found = self._by_name.get(model)
+        named = model and model != DEFAULT
+        found = self._by_name.get(model) if named else self._first(wanted)
         if found is None or found.entry.kind not in wanted:
             known = sorted(n for n, s in self._by_name.items() if s.entry.kind in wanted)
             said = f"model={model!r}" if model else "This request names no model, and there"
@@ -131,7 +129,8 @@ def catalogue(preset: HostPreset, manifest: Manifest, default: Tier) -> Catalogu
             specs.append(_beside(preset, entry))
     named = _named(specs)
     for alias, model in preset.aliases.items():
-        _alias(named, alias, model)
+        if alias != DEFAULT:  # which is the default tier, whatever the preset's own is
+            _alias(named, alias, model)
     engines = {spec.name: spec for spec in named}
     first = next(spec.name for spec in named if default in spec.tiers)
     return Catalogue(engines, first)

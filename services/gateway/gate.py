@@ -66,8 +66,8 @@ class GateProtocol(Protocol):
         request_id: str = "",
         on_progress: OnProgress | None = None,
     ) -> Lease:
-        """Wait until the engine is there and has room. Raises Refused. Cancelled, the request leaves
-        the queue; `on_progress` is called from the loop's own thread."""
+        """Wait until the engine is there and has room. Raises Refused. Cancelled, the request
+        leaves the queue; `on_progress` is called from the loop's own thread."""
 
     def status(self) -> TiersStatus: ...
 

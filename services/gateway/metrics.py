@@ -14,7 +14,10 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            f"{PREFIX}_requests", "Requests that ended", ("model", "route", "status"), registry=registry
+            f"{PREFIX}_requests",
+            "Requests that ended",
+            ("model", "route", "status"),
+            registry=registry,
         )
         self.cancelled = Counter(
             f"{PREFIX}_cancelled", "Requests whose client left", ("model",), registry=registry
@@ -47,7 +50,10 @@ class Metrics:
             registry=registry,
         )
         self.evictions = Counter(
-            f"{PREFIX}_evictions", "Engines that were unloaded", ("model", "reason"), registry=registry
+            f"{PREFIX}_evictions",
+            "Engines that were unloaded",
+            ("model", "reason"),
+            registry=registry,
         )
         self.restarts = Counter(
             f"{PREFIX}_engine_failures",
@@ -62,7 +68,10 @@ class Metrics:
             f"{PREFIX}_queued", "Requests that wait for an engine", ("model",), registry=registry
         )
         self.state = Gauge(
-            f"{PREFIX}_engine_state", "1 for the state it is in", ("model", "state"), registry=registry
+            f"{PREFIX}_engine_state",
+            "1 for the state it is in",
+            ("model", "state"),
+            registry=registry,
         )
         self.memory = Gauge(
             f"{PREFIX}_memory_mib",

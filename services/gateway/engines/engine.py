@@ -45,8 +45,8 @@ class Engine(Protocol):
         what `spec` says now (`spec.fingerprint`); one that differs, or hangs, is ended first."""
 
     async def start(self, context: int, on_phase: OnPhase) -> Running:
-        """Start it with `context` tokens per request; returns when it answers. `on_phase` is told how
-        far its load is (0..1, None: unknown), and in words. Raises LoadError."""
+        """Start it with `context` tokens per request; returns when it answers. `on_phase` is told
+        how far its load is (0..1, None: unknown), and in words. Raises LoadError."""
 
     async def stop(self) -> None:
         """End it: politely, then by force. Returns when it is gone, its name and memory free."""

@@ -31,8 +31,8 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`queue` waiting requests per engine; one that waits `queue_timeout_s` is refused. After
-    `max_wait_s` a request counts as overdue: its engine is loaded next, and busy ones are drained for
-    it. A failed engine is not tried again for `retry_s`."""
+    `max_wait_s` a request counts as overdue: its engine is loaded next, and busy ones are drained
+    for it. A failed engine is not tried again for `retry_s`."""
 
     queue: int = 64
     queue_timeout_s: float = 600.0
@@ -90,8 +90,9 @@ class EngineView:
 
 
 class Effects(Protocol):
-    """What the scheduler has done. Each call returns at once; what it began is told later by one of
-    `loaded`, `load_failed`, `unloaded`. No call may lead back into the scheduler before it returns."""
+    """What the scheduler has done. Each call returns at once; what it began is told later by one
+    of `loaded`, `load_failed`, `unloaded`. No call may lead back into the scheduler before it
+    returns."""
 
     def load(self, engine: str, attempt: int) -> None:
         """Start it, or wake it. `attempt` 2: memory was short, take a smaller context."""
