@@ -35,7 +35,7 @@ class Served(Message):
     )
     cards: tuple[int, ...] | None = Field(None, description="its cards; null: the preset's")
     sleep: Literal[0, 1, 2] = Field(
-        0, description="vLLM: how deep it sleeps instead of being stopped; 1 keeps the weights in RAM"
+        0, description="vLLM: how deep it sleeps instead of stopping; 1 keeps the weights in RAM"
     )
     pinned: bool = Field(False, description="never unloaded for another model")
     preload: bool = Field(False, description="loaded when the gateway starts")

@@ -1,4 +1,4 @@
-"""What the brain's gateway tells of its engines: `GET /tiers`, and the answers of its admin routes."""
+"""What the brain's gateway tells of its engines: `GET /tiers`, and what its admin routes answer."""
 
 from typing import Literal
 

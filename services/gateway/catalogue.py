@@ -92,8 +92,8 @@ class Catalogue:
         """The engine that a request means; without a name, the first of the route's kinds. Raises
         NotFound that lists the names there are."""
         wanted = tuple(kinds)
-        named = model and model != DEFAULT
-        found = self._by_name.get(model) if named else self._first(wanted)
+        name = model or DEFAULT
+        found = self._first(wanted) if name == DEFAULT else self._by_name.get(name)
         if found is None or found.entry.kind not in wanted:
             known = sorted(n for n, s in self._by_name.items() if s.entry.kind in wanted)
             said = f"model={model!r}" if model else "This request names no model, and there"
