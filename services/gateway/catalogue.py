@@ -80,7 +80,8 @@ class Catalogue:
     default: str
 
     @cached_property
-    def _by_name(self) -> dict[str, EngineSpec]:
+    def by_name(self) -> Mapping[str, EngineSpec]:
+        """The engine of each name that a request may use."""
         names: dict[str, EngineSpec] = {}
         for spec in self.engines.values():
             for name in (*spec.names, spec.entry.id):
@@ -93,9 +94,9 @@ class Catalogue:
         NotFound that lists the names there are."""
         wanted = tuple(kinds)
         name = model or DEFAULT
-        found = self._first(wanted) if name == DEFAULT else self._by_name.get(name)
+        found = self._first(wanted) if name == DEFAULT else self.by_name.get(name)
         if found is None or found.entry.kind not in wanted:
-            known = sorted(n for n, s in self._by_name.items() if s.entry.kind in wanted)
+            known = sorted(n for n, s in self.by_name.items() if s.entry.kind in wanted)
             said = f"model={model!r}" if model else "This request names no model, and there"
             raise NotFound(
                 "model_not_found",
@@ -113,7 +114,7 @@ class Catalogue:
     def longer(self, spec: EngineSpec) -> EngineSpec | None:
         """The engine that takes prompts beyond this one's window; None: they are refused."""
         wanted = spec.entry.long_context
-        found = self._by_name.get(wanted) if wanted else None
+        found = self.by_name.get(wanted) if wanted else None
         return found if found is not None and found.context > spec.context else None
 
 

@@ -88,5 +88,8 @@ class GateProtocol(Protocol):
 
     def logs(self, spec: EngineSpec, follow: bool) -> AsyncIterator[bytes]: ...
 
+    def note_speed(self, spec: EngineSpec, tokens_per_s: float) -> None:
+        """How fast its last answer came, for `status`."""
+
     def ready(self) -> bool:
         """Whether requests can be taken at all. Never loads anything."""
