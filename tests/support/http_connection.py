@@ -71,6 +71,11 @@ class HttpConnection(asyncio.Protocol, ABC):
             % (status, len(data), data)
         )
 
+    def write_text(self, text: str) -> None:
+        data = text.encode()
+        head = "HTTP/1.1 200 X\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: "
+        self._transport.write(head.encode() + b"%d\r\n\r\n%b" % (len(data), data))
+
     def begin_stream(self) -> None:
         self._transport.write(STREAM_HEAD)
 
