@@ -1,10 +1,10 @@
 """A stand-in for llama-server: its flags, routes, answers and log, and faults on demand.
 
 `python -m tests.support.fake_engine --model FILE --alias NAME --port 9000 --ctx-size 4096`. Flags
-that it does not know are taken and ignored. What it does stands in `Behaviour`; each field can
-be set by FAKE_ENGINE_FAULTS (JSON), then by the file `MODEL.faults.json` beside the model file, then
-by the request's own field `fake` (`{"fake": {"chunks": 80, "tokens_per_s": 80}}`). All are read at the
-start and at each request, so a test can change a running engine.
+that it does not know are taken and ignored. What it does stands in `Behaviour`; each field can be
+set by FAKE_ENGINE_FAULTS (JSON), then by the file `MODEL.faults.json` beside the model file, and
+then by the request's own field `fake` (`{"fake": {"chunks": 80, "tokens_per_s": 80}}`). All are
+read at the start and at each request, so a test can change a running engine.
 
 A token is a word. With `journal` (or FAKE_ENGINE_JOURNAL) a line of JSON per event is appended to
 that file: start, ready, stop, crash, request, done, cut (and sleep, wake_up); each with pid, alias,
