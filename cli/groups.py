@@ -1,4 +1,4 @@
-"""The command groups: models, runs, threads, approvals."""
+"""The command groups: models, runs, threads, approvals; that of the tiers is cli.tiers_group."""
 
 from typing import Annotated
 

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import __version__, groups, operating
+from cli import __version__, groups, operating, tiers_group
 from cli.options import SETTINGS, AsJson, Collection, Thread, TierOption, Url
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(groups.models, name="models")
 app.add_typer(groups.runs, name="runs")
 app.add_typer(groups.threads, name="threads")
 app.add_typer(groups.approvals, name="approvals")
+app.add_typer(tiers_group.tiers, name="tiers")
 
 
 def _version(asked: bool) -> None:
@@ -154,7 +155,7 @@ def chat(thread: Thread = None, tier: TierOption = None, url: Url = None) -> Non
     talk(url, thread, tier)
 
 
-for command in operating.COMMANDS:
+for command in (*tiers_group.COMMANDS, *operating.COMMANDS):
     app.command()(command)
 
 

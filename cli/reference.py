@@ -17,7 +17,9 @@ INTRODUCTION = """\
 
 `make env` puts it at `.venv/bin/variet`. Every command speaks to the orchestrator over HTTP, at
 `--url`, `VARIET_URL` or this machine's `PORT`, with the key in `VARIET_API_KEY`; only `demo` and
-`run` start anything.
+`run` start anything. `tiers`, `swap` and `wake` speak to the brain's gateway, at
+`OPENAI_COMPAT_URL` or on the brain at its own address, with `GATEWAY_ADMIN_KEY` or else the key of
+whoever asks the models.
 """
 
 

@@ -10,9 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.settings_reading import REPOSITORY as REPOSITORY
 from contracts.settings_reading import header_key, read_page
+from contracts.wake import mac_bytes
 
 # Marks what people change most: the README lists these, docs/settings.md all.
 COMMON: JsonDict = {"common": True}
+HANDS: JsonDict = {"host": "hands"}
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -56,6 +58,18 @@ class Settings(BaseSettings):
         ge=512,
         description="context window in tokens; default: the manifest's",
         json_schema_extra=COMMON,
+    )
+    brain_mac: str | None = Field(
+        None,
+        description="network card of the brain, to wake it by when it does not answer; default: it"
+        " is left alone",
+        json_schema_extra=HANDS,
+    )
+    brain_wake_s: float = Field(
+        90,
+        gt=0,
+        description="seconds that it is given to wake up and answer",
+        json_schema_extra=HANDS,
     )
     local_fallback: bool = Field(
         False,
@@ -185,6 +199,13 @@ class Settings(BaseSettings):
     @classmethod
     def _sent_key(cls, value: SecretStr | None) -> SecretStr | None:
         return header_key(value)
+
+    @field_validator("brain_mac")
+    @classmethod
+    def _card(cls, value: str | None) -> str | None:
+        if value is not None:
+            mac_bytes(value)
+        return value
 
     @field_validator("database_url")
     @classmethod

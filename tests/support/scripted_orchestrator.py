@@ -59,8 +59,9 @@ class Seen:
 @dataclass
 class Scripted:
     """`routes` maps "METHOD /path" to a JSON body, a (status, body) pair, or a function that gives
-    one of them; `streams` are answered in turn to POST /chat and GET .../events: each is one
-    connection's bytes, or parts of them with events to wait for in between."""
+    one of them; or to a list, the parts of a stream. `streams` are answered in turn to POST /chat
+    and GET .../events: each is one connection's bytes, or parts of them with events to wait for in
+    between."""
 
     url: str = ""
     routes: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +87,9 @@ def scripted_orchestrator() -> Iterator[Scripted]:
             known = script.routes.get(f"{self.command} {path}")
             if known is not None:
                 known = known() if callable(known) else known
+                if isinstance(known, list):
+                    self._stream(known)
+                    return
                 status, given = known if isinstance(known, tuple) else (200, known)
                 self._send(status, json.dumps(given).encode())
             elif path == "/chat" or path.endswith("/events"):
