@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from contracts.errors import EngineError
-from services.engine.header import Header
+from models.gguf.header import Header
 
 MEMORY = Path("/proc/meminfo")
 F16_BYTES = 2

@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 from contracts.errors import EngineError
-from services.engine.header import read_header
+from models.gguf.header import read_header
 from services.engine.memory import check_memory
 from services.engine.options import HTTP_THREADS, EngineOptions, choose_threads
 
