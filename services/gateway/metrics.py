@@ -1,5 +1,7 @@
 """What Prometheus is told, per model. `model` is an engine's name as answers carry it."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 PREFIX = "variet_gateway"
@@ -9,10 +11,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """One registry of its own, so that several gateways can live in one process."""
+    """One registry of its own, so that several gateways can live in one process. `refresh` is called
+    before each exposition, for what is only known by asking."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self.refresh: Callable[[], None] = lambda: None
         self.requests = Counter(
             f"{PREFIX}_requests",
             "Requests that ended",
@@ -81,4 +85,5 @@ class Metrics:
         )
 
     def exposition(self) -> bytes:
+        self.refresh()
         return generate_latest(self.registry)
