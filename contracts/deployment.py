@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.manifest import Tier
 from contracts.settings import COMMON
-from contracts.settings_reading import header_key, read_page
+from contracts.settings_reading import read_page
 
 Role = Literal["brain", "hands"]
 
@@ -180,11 +180,6 @@ class Deployment(BaseSettings):
     langfuse_nextauth_secret: SecretStr | None = Field(
         None, description="signs Langfuse's sessions", json_schema_extra=HANDS
     )
-
-    @field_validator("gateway_api_key")
-    @classmethod
-    def _sent_key(cls, value: SecretStr | None) -> SecretStr | None:
-        return header_key(value)
 
     @field_validator("lan_ip", "brain_ip", "hands_ip")
     @classmethod

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from contracts.deployment import Deployment
+from contracts.gateway_settings import GatewaySettings
 from contracts.settings import REPOSITORY, Settings
 
 BEGIN, END = "<!-- settings -->", "<!-- /settings -->"
@@ -41,9 +42,11 @@ SECTIONS = {
     "langfuse_base_url": "Traces",
     "log_level": "Log",
     "variet_role": "This host of two",
-    "gateway_api_key": "The brain's engines",
+    "engine_tier": "The brain's engines",
     "postgres_password": "Secrets of the workstation's stack",
     "langfuse_port": "Langfuse, where its profile is selected",
+    "gateway_host": "The brain's gateway",
+    "gateway_queue": "Who waits for a model, and what stays loaded",
 }
 # Of numbers whose name does not end with their unit.
 UNITS = {
@@ -58,10 +61,11 @@ UNITS = {
     "embed_memory": "bytes, or with m or g",
     "gpu_mem_util": "share, 0 to 1",
     "temperature": "0 to 2",
+    "gateway_queue": "requests",
     "variet_uid": "user id",
     "variet_gid": "group id",
 }
-SUFFIXES = {"_s": "seconds", "_days": "days", "port": "port"}
+SUFFIXES = {"_s": "seconds", "_mib": "MiB", "_days": "days", "port": "port"}
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Every setting of both pages, in their order."""
+    """Every setting of all pages, in their order."""
     section = ""
-    for page in (Settings, Deployment):
+    for page in (Settings, Deployment, GatewaySettings):
         for name, field in page.model_fields.items():
             section = SECTIONS.get(name, section)
             yield _row(section, name, field)
@@ -171,7 +175,7 @@ def _default(field: FieldInfo) -> str:
     if value is None or isinstance(value, SecretStr):
         return ""
     if isinstance(value, Path):
-        return str(value.relative_to(REPOSITORY) if value.is_absolute() else value)
+        return str(value.relative_to(REPOSITORY) if value.is_relative_to(REPOSITORY) else value)
     if isinstance(value, bool):
         return str(int(value))
     return str(value)

@@ -26,6 +26,7 @@ from cli.host.facts import disk_free, ram_mib
 from cli.host.gpus import Gpus, gpus
 from cli.text import size
 from contracts.deployment import Deployment
+from contracts.gateway_settings import GatewaySettings
 from contracts.manifest import Manifest, ManifestEntry
 from contracts.preset import HostPreset
 from contracts.settings import Settings
@@ -40,16 +41,20 @@ HUB_LOW_BYTES = 20_000_000_000
 
 
 def checks(
-    here: Deployment, settings: Settings, run: Runner, uid: int | None = None
+    here: Deployment,
+    settings: Settings,
+    gateway: GatewaySettings,
+    run: Runner,
+    uid: int | None = None,
 ) -> list[Check]:
     """What there is to see on the brain. `uid`: who looks; default: the present user."""
     user = current_user() if uid is None else uid
-    brain = _Brain(here, settings, run)
+    brain = _Brain(here, settings, gateway, run)
     docker = Check("docker", lambda: check_docker(run, bool(brain.on_cards)))
     stack = Check("containers", lambda: check_containers(Compose()))
     return [
         Check("settings file", lambda: [check_file(env_file(), user)]),
-        Check("secrets", lambda: [check_secrets(here, settings)]),
+        Check("secrets", lambda: [check_secrets(here, settings, gateway)]),
         *([docker] if brain.docker else []),
         Check("gpu", lambda: check_cards(gpus(run), brain.on_cards)),
         Check("models", brain.models),
@@ -62,9 +67,12 @@ def checks(
 
 
 class _Brain:
-    def __init__(self, here: Deployment, settings: Settings, run: Runner) -> None:
+    def __init__(
+        self, here: Deployment, settings: Settings, gateway: GatewaySettings, run: Runner
+    ) -> None:
         self._here = here
         self._settings = settings
+        self._gateway = gateway
         self._run = run
         self.selected = profiles(here)
         self.on_cards = card_images(here, self.selected)
@@ -75,7 +83,7 @@ class _Brain:
     def _ports(self) -> list[Port]:
         here = self._here
         return [
-            Port("GATEWAY_PORT", here.gateway_port, ENGINES),
+            Port("GATEWAY_PORT", self._gateway.gateway_port, ENGINES),
             *self._if("embeddings", Port("EMBED_PORT", here.embed_port, ("embeddings",))),
             *self._if("rerank", Port("RERANK_PORT", here.rerank_port, ("rerank",))),
         ]
@@ -128,14 +136,15 @@ class _Brain:
         """Each published server: whether it answers who has the key, and nobody else."""
         here = self._here
         base = local_url(here.lan_ip or "127.0.0.1", 0).rpartition(":")[0]
-        key = here.gateway_api_key.get_secret_value() if here.gateway_api_key else ""
+        secret = self._gateway.gateway_api_key
+        key = secret.get_secret_value() if secret else ""
         embed = {"model": here.tei_model or "", "input": ["doctor"]}
         rerank = {"query": "doctor", "texts": ["doctor"]}
         asked: list[tuple[str, bool, str, dict[str, Any] | None]] = [
             (
                 "engine",
                 not self.docker or bool(self.selected.intersection(ENGINES)),
-                f"{base}:{here.gateway_port}/v1/models",
+                f"{base}:{self._gateway.gateway_port}/v1/models",
                 None,
             ),
             (
@@ -156,7 +165,7 @@ class _Brain:
                 start = "make up" if self.docker else "the command line that variet init prints"
                 yield name, partial(check_engine, name, url, key, body, f"Start it: {start}")
         if "vllm" in self.selected:
-            yield "open routes", partial(check_open_routes, f"{base}:{here.gateway_port}")
+            yield "open routes", partial(check_open_routes, f"{base}:{self._gateway.gateway_port}")
 
     def exposure(self) -> Iterator[Finding]:
         if self._here.lan_ip:

@@ -9,6 +9,7 @@ from cli.doctor.finding import Finding, ok, report, told
 from cli.host.command import Output, Runner, run
 from contracts.deployment import Deployment, Role, load_deployment
 from contracts.errors import VarietError
+from contracts.gateway_settings import GatewaySettings, load_gateway_settings
 from contracts.settings import Settings, load_settings
 
 # A check asks two programs at most. The driver of an idle card wakes up first.
@@ -29,29 +30,34 @@ def examine(
     """Every finding, in the order in which a person would mend them, and the role."""
     try:
         here, settings = load_deployment(), load_settings()
+        gateway = load_gateway_settings()
     except VarietError as error:
         before = run_checks(list(installation.command(embedded=role is None)))
         return [*before, told("settings", error)], role
     chosen = role or here.variet_role
     first = list(installation.command(embedded=chosen is None))
     read = Check("settings", lambda: [ok("settings", "read from the environment and .env")])
-    rest = _of_role(
-        chosen, here.model_copy(update={"variet_role": chosen}), settings, url, runner or _quickly
-    )
+    mine = here.model_copy(update={"variet_role": chosen})
+    rest = _of_role(chosen, mine, settings, gateway, url, runner or _quickly)
     return run_checks([*first, read, *rest]), chosen
 
 
 def _of_role(
-    role: Role | None, here: Deployment, settings: Settings, url: str | None, runner: Runner
+    role: Role | None,
+    here: Deployment,
+    settings: Settings,
+    gateway: GatewaySettings,
+    url: str | None,
+    runner: Runner,
 ) -> Sequence[Check]:
     if role == "brain":
         from cli.doctor import brain
 
-        return brain.checks(here, settings, runner)
+        return brain.checks(here, settings, gateway, runner)
     if role == "hands":
         from cli.doctor import hands
 
-        return hands.checks(here, settings, runner, url)
+        return hands.checks(here, settings, gateway, runner, url)
     return list(installation.stack(settings, url))
 
 

@@ -25,6 +25,7 @@ from cli.doctor.secrets import check_file, check_secrets, current_user
 from cli.host.addresses import addresses
 from cli.host.command import Runner
 from contracts.deployment import Deployment
+from contracts.gateway_settings import GatewaySettings
 from contracts.settings import LOOPBACK, Settings
 from contracts.settings_reading import env_file
 from models.manifest import load_manifest
@@ -35,14 +36,19 @@ SLOW = ("timeout", "silent", "route")
 
 
 def checks(
-    here: Deployment, settings: Settings, run: Runner, url: str | None, uid: int | None = None
+    here: Deployment,
+    settings: Settings,
+    gateway: GatewaySettings,
+    run: Runner,
+    url: str | None,
+    uid: int | None = None,
 ) -> list[Check]:
     """What there is to see on the workstation. `uid`: who looks; default: the present user."""
     user = current_user() if uid is None else uid
-    hands = _Hands(here, settings, run)
+    hands = _Hands(here, settings, gateway, run)
     return [
         Check("settings file", lambda: [check_file(env_file(), user)]),
-        Check("secrets", lambda: [check_secrets(here, settings)]),
+        Check("secrets", lambda: [check_secrets(here, settings, gateway)]),
         Check("docker", lambda: check_docker(run, False)),
         Check("ports", hands.ports_free),
         Check("containers", lambda: check_containers(Compose())),
@@ -58,9 +64,12 @@ def checks(
 
 
 class _Hands:
-    def __init__(self, here: Deployment, settings: Settings, run: Runner) -> None:
+    def __init__(
+        self, here: Deployment, settings: Settings, gateway: GatewaySettings, run: Runner
+    ) -> None:
         self._here = here
         self._settings = settings
+        self._gateway = gateway
         self._run = run
         self.selected = profiles(here)
 
@@ -87,7 +96,7 @@ class _Hands:
             yield ok("brain's other ports", f"BRAIN_IP={host} is this host: not looked for")
             return
         urls = (self._settings.openai_compat_url, self._settings.embed_url)
-        published = {self._here.gateway_port, self._here.embed_port, self._here.rerank_port}
+        published = {self._gateway.gateway_port, self._here.embed_port, self._here.rerank_port}
         published |= {port for url in urls if url and (port := urlsplit(url).port)}
         yield check_neighbour(host, frozenset(published))
 

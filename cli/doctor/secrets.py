@@ -5,11 +5,13 @@ import stat
 from pathlib import Path
 
 from pydantic import SecretStr
+from pydantic_settings import BaseSettings
 
 from cli.doctor.finding import Finding, failure, ok
 from cli.host import secret
 from cli.host.dotenv import EnvFile
 from contracts.deployment import Deployment
+from contracts.gateway_settings import GatewaySettings
 from contracts.settings import Settings
 
 # 128 random bits: 22 characters of base64, 32 of hexadecimal digits.
@@ -48,9 +50,10 @@ def check_file(path: Path, uid: int) -> Finding:
     return ok("settings file", f"{path}, mode {mode:04o}")
 
 
-def check_secrets(here: Deployment, settings: Settings) -> Finding:
+def check_secrets(here: Deployment, settings: Settings, gateway: GatewaySettings) -> Finding:
     """Whether each secret that the stack needs is there and long enough. None is shown."""
-    values = {name: _value(name, here, settings) for name in _needed(here, settings)}
+    pages = (here, settings, gateway)
+    values = {name: _value(name, pages) for name in _needed(here, settings)}
     problems = {name: problem for name, value in values.items() if (problem := _weak(name, value))}
     if not problems:
         return ok("secrets", f"{len(values)} are set and long enough")
@@ -66,9 +69,9 @@ def _needed(here: Deployment, settings: Settings) -> tuple[str, ...]:
     return (*secret.HANDS, *secret.LANGFUSE, *copied)
 
 
-def _value(name: str, here: Deployment, settings: Settings) -> str:
+def _value(name: str, pages: tuple[BaseSettings, ...]) -> str:
     field = name.lower()
-    return _plain(getattr(settings if field in Settings.model_fields else here, field))
+    return _plain(next(getattr(page, field) for page in pages if hasattr(page, field)))
 
 
 def _remedy(name: str, value: str) -> str:

@@ -12,6 +12,7 @@ from cli.smoke.table import Check, Failed
 from cli.smoke.wire import Server
 from contracts.deployment import Deployment
 from contracts.errors import SettingsError
+from contracts.gateway_settings import GatewaySettings
 
 ENGINES = ("llamacpp", "vllm")
 NAME = "default"
@@ -37,15 +38,15 @@ class Load(NamedTuple):
     work: Callable[[], object]
 
 
-def checks(here: Deployment) -> list[Check]:
+def checks(here: Deployment, gateway: GatewaySettings) -> list[Check]:
     """All rows; those whose profile is not selected are off."""
     if here.lan_ip is None:
         raise SettingsError("no_lan_ip", "LAN_IP is not set.", "Set it in .env, or: variet init")
     selected = profiles(here)
     engine = next((name for name in ENGINES if name in selected), "")
-    key = here.gateway_api_key.get_secret_value() if here.gateway_api_key else None
+    key = gateway.gateway_api_key.get_secret_value() if gateway.gateway_api_key else None
     chat = Server(
-        engine or "engine", _base(here, here.gateway_port) + "/v1", key, "GATEWAY_PORT", KEY
+        engine or "engine", _base(here, gateway.gateway_port) + "/v1", key, "GATEWAY_PORT", KEY
     )
     embeddings = Server("embeddings", _base(here, here.embed_port) + "/v1", key, "EMBED_PORT", KEY)
     rerank = Server("rerank", _base(here, here.rerank_port), key, "RERANK_PORT", KEY)

@@ -2,6 +2,7 @@
 
 from cli.compose import this_host
 from cli.smoke import table
+from contracts.gateway_settings import load_gateway_settings
 
 
 def smoke(as_json: bool, url: str | None) -> int:
@@ -10,7 +11,7 @@ def smoke(as_json: bool, url: str | None) -> int:
     if deployment.variet_role == "brain":
         from cli.smoke.brain import checks as of_brain
 
-        return table.run("brain", of_brain(deployment), as_json)
+        return table.run("brain", of_brain(deployment, load_gateway_settings()), as_json)
     from cli.smoke.hands import checks as of_hands
 
     with of_hands(deployment, url) as found:

@@ -1,4 +1,4 @@
-"""The variables of both stacks are those of the two pages of settings, with their defaults."""
+"""The variables of both stacks are those of the pages of settings, with their defaults."""
 
 import re
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from contracts.deployment import Deployment
+from contracts.gateway_settings import GatewaySettings
 from contracts.settings import REPOSITORY, Settings
 from tests.compose import stacks
 
@@ -17,7 +18,7 @@ NAME = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
 DEFAULT = re.compile(r"\$\{([A-Z0-9_]+):-([^${}]+)\}")
 FIELDS = {
     name.upper(): field
-    for page in (Settings, Deployment)
+    for page in (Settings, Deployment, GatewaySettings)
     for name, field in page.model_fields.items()
 }
 # Words in the place of a value that has no default, for the engine's log to show.

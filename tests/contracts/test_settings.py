@@ -4,6 +4,7 @@ import pytest
 
 from contracts.deployment import load_deployment
 from contracts.errors import SettingsError
+from contracts.gateway_settings import load_gateway_settings
 from contracts.settings import REPOSITORY, Settings, load_settings
 from contracts.settings_reading import env_file
 
@@ -86,7 +87,7 @@ def test_a_key_that_no_header_can_hold_is_refused_unseen(name: str, key: str) ->
     assert f"{name.upper()}: has to be ASCII" in caught.value.message
     assert key not in f"{caught.value.message}{caught.value.remedy}"
     with pytest.raises(SettingsError, match="GATEWAY_API_KEY"):
-        load_deployment(_env_file=None, gateway_api_key=key)
+        load_gateway_settings(_env_file=None, gateway_api_key=key)
 
 
 def test_a_file_that_cannot_be_read_is_named(

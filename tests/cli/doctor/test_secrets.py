@@ -8,6 +8,7 @@ from cli.doctor.secrets import check_file, check_secrets
 from cli.host.secret import COPIED, HANDS, LANGFUSE
 from contracts.deployment import Deployment
 from contracts.errors import SettingsError
+from contracts.gateway_settings import GatewaySettings
 from contracts.settings import Settings
 
 GOOD = "Zx9-qT4_mK7wLp2aBc5dEf8g"
@@ -17,7 +18,9 @@ ENCRYPTION = "0123456789abcdef" * 4
 
 def checked(role: str, **values: str) -> Finding:
     here = Deployment(_env_file=None, variet_role=role, **values)  # type: ignore[arg-type]
-    return check_secrets(here, Settings(_env_file=None, **values))  # type: ignore[arg-type]
+    settings = Settings(_env_file=None, **values)  # type: ignore[arg-type]
+    gateway = GatewaySettings(_env_file=None, **values)  # type: ignore[arg-type]
+    return check_secrets(here, settings, gateway)
 
 
 def of_hands(**changed: str) -> dict[str, str]:

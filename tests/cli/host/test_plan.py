@@ -10,6 +10,7 @@ from cli.host.dotenv import EnvFile
 from cli.host.plan import plan, values
 from contracts.deployment import Deployment, Role
 from contracts.errors import SettingsError
+from contracts.gateway_settings import GatewaySettings
 from contracts.settings import REPOSITORY, Settings
 from models.manifest import preset_names
 
@@ -53,14 +54,15 @@ def first(answers: Answers) -> str:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_line_is_a_setting_of_one_of_the_two_pages(name: str) -> None:
-    known = {n.upper() for n in (*Settings.model_fields, *Deployment.model_fields)}
+def test_every_line_is_a_setting_of_one_of_the_pages(name: str) -> None:
+    pages = (Settings, Deployment, GatewaySettings)
+    known = {n.upper() for page in pages for n in page.model_fields}
     for answers in (replace(BRAIN, preset=name), replace(HANDS, preset=name)):
         written = made(answers)
         assert written.keys() <= known
         lower = {n.lower(): v for n, v in written.items()}
-        Settings(**{n: v for n, v in lower.items() if n in Settings.model_fields})  # type: ignore[arg-type]
-        Deployment(**{n: v for n, v in lower.items() if n in Deployment.model_fields})  # type: ignore[arg-type]
+        for page in pages:
+            page.model_validate({n: v for n, v in lower.items() if n in page.model_fields})
 
 
 def test_the_brain_serves_the_tiers_model_with_its_engine() -> None:
