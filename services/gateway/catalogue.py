@@ -60,7 +60,8 @@ class EngineSpec:
             "flags": self.flags,
             "cards": self.cards,
             "sleep": self.sleep,
-            "names": self.names,
+            # Only vLLM is told them all; the others take whatever name a request carries.
+            "names": self.names if self.entry.engine == "vllm" else (self.name,),
         }
         return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
