@@ -13,7 +13,9 @@ from contracts.manifest import Manifest, ManifestEntry, Tier
 from contracts.preset import HostPreset, KvCache, Served
 
 BYTES: dict[KvCache, float] = {"f16": 2, "q8_0": 34 / 32, "fp8": 1}
-BUFFERS_MIB = {"llama.cpp": 500 + 400, "vllm": 1_500}
+COMPUTE_MIB = 500
+CUDA_MIB = 400
+BUFFERS_MIB = {"llama.cpp": COMPUTE_MIB + CUDA_MIB, "vllm": 1_500}
 # What has to be left: llama.cpp's own rule is 1,024 for models that it does not know; vLLM leaves
 # the rest of each card besides.
 MARGIN_MIB = {"llama.cpp": 512, "vllm": 256}

@@ -78,16 +78,22 @@ class Header:
         """The number under `{architecture}.{key}`; 0 if it is absent or differs by layer."""
         value = self.value(key)
         # A hostile file may hold NaN or infinity, which no int can be.
-        if not isinstance(value, int | float) or value != value or abs(value) > 2**63:
+        if not isinstance(value, int | float) or not 0 <= value <= 2**63:
             return 0
         return int(value)
+
+    @property
+    def layers(self) -> int:
+        """Blocks of the model; a number that cannot be counts as none."""
+        told = self.number("block_count")
+        return told if told <= KEPT_ELEMENTS else 0
 
     def numbers(self, key: str, layers: int, default: int = 0) -> tuple[int, ...]:
         """That number for each layer: an array's elements, else one number for all."""
         value = self.value(key)
         if not isinstance(value, tuple):
             return (self.number(key) or default,) * layers
-        told = [int(one) if isinstance(one, int) else default for one in value[:layers]]
+        told = [one if isinstance(one, int) and one >= 0 else default for one in value[:layers]]
         return (*told, *[default] * (layers - len(told)))
 
     @property
