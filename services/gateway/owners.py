@@ -93,6 +93,7 @@ class Owner:
         self.progress: float | None = None
         self.detail = ""
         self.restarts = 0
+        self.spec = engine.spec
         self._room = room
         self._listener = listener
         self._metrics = metrics
@@ -103,10 +104,6 @@ class Owner:
         self._loading: asyncio.Task[tuple[Running, Plan]] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._owning: asyncio.Task[None] | None = None
-
-    @property
-    def spec(self) -> EngineSpec:
-        return self.engine.spec
 
     async def adopt(self) -> Demand | None:
         """Take over what an earlier gateway left running, before `open`. Returns what it takes;
@@ -127,6 +124,13 @@ class Owner:
         self._inbox.put_nowait(_Close(stop))
         if self._owning is not None:
             await self._owning
+
+    def change(self, spec: EngineSpec) -> None:
+        """It is to be `spec` from now on. What runs by another fingerprint stays as it is until its
+        next load; to unload it is the scheduler's to say."""
+        if spec.fingerprint == self.engine.spec.fingerprint:
+            self.engine.spec = spec
+        self.spec = spec
 
     def load(self, attempt: int) -> None:
         self._asked = _Load(attempt)
@@ -187,12 +191,13 @@ class Owner:
         self._enter("start")
         if self._asleep and (running := await self._wake(plan)) is not None:
             return running, plan
+        self.engine.spec = self.spec
         return await self.engine.start(plan.context, self._on_phase), plan
 
     async def _wake(self, plan: Plan) -> Running | None:
         """None: it has to be started anew. One that slept with more context than fits now is."""
         self._asleep = False
-        if plan.context < self.spec.context:
+        if plan.context < self.spec.context or self.engine.spec != self.spec:
             await self.engine.stop()
             return None
         try:
@@ -215,7 +220,7 @@ class Owner:
         LOG.error("engine start broke off", exc_info=error, extra={"engine": self.spec.name})
         await self._stop()
         said = f"{self.spec.name} could not be started: {type(error).__name__}: {error}"
-        return _fault("crashed", "engine_failed", said, "Look at the gateway's log.")
+        return fault("crashed", "engine_failed", said, "Look at the gateway's log.")
 
     def _failed(self, failure: Failure) -> None:
         if failure.kind != "aborted":
@@ -266,7 +271,7 @@ class Owner:
         self.restarts += 1
         kind: FailureKind = "out_of_memory" if OUT_OF_MEMORY.search(command.words) else "crashed"
         self._metrics.restarts.labels(self.spec.name, kind).inc()
-        failure = _fault(
+        failure = fault(
             kind,
             "engine_died",
             f"{self.spec.name} ended by itself: {command.words}",
@@ -322,8 +327,8 @@ class Owner:
 
 def _aborted(spec: EngineSpec) -> Failure:
     said = f"The load of {spec.name} was given up: nobody waited for it any more."
-    return _fault("aborted", "load_aborted", said, "Ask again.")
+    return fault("aborted", "load_aborted", said, "Ask again.")
 
 
-def _fault(kind: FailureKind, code: str, message: str, remedy: str) -> Failure:
+def fault(kind: FailureKind, code: str, message: str, remedy: str) -> Failure:
     return Failure(kind, ErrorBody(code=code, message=message, remedy=remedy))
