@@ -171,7 +171,10 @@ def _chat(preset: HostPreset, served: Served, entry: ManifestEntry, tier: Tier) 
 
 def _beside(preset: HostPreset, entry: ManifestEntry) -> EngineSpec:
     card = () if preset.emb_card is None or not entry.vram_mib else (preset.emb_card,)
-    flags = ("--n-gpu-layers", "all") if card and entry.engine == "llama.cpp" else ()
+    flags: tuple[str, ...] = ()
+    if entry.engine == "llama.cpp":
+        # By default llama-server keeps prompts in 8 GiB of main memory; here no prompt comes again.
+        flags = (*(("--n-gpu-layers", "all") if card else ()), "--cache-ram", "0")
     return EngineSpec(
         name=entry.id,
         entry=entry,
