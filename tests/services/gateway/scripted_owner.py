@@ -38,7 +38,8 @@ def spec_of(name: str = "small", **changes: object) -> EngineSpec:
 
 
 class ScriptedEngine:
-    """`gate` holds back starts until it is set; `calls` is what was asked of it."""
+    """`go` lets starts end; `calls` is what was asked of it. `errors` are of the next starts,
+    `error` of all others."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
@@ -46,6 +47,7 @@ class ScriptedEngine:
         self.go = asyncio.Event()
         self.go.set()
         self.error: BaseException | None = None
+        self.errors: list[BaseException] = []
         self.sleep_error: LoadError | None = None
         self.found: Running | None = None
         self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -68,6 +70,8 @@ class ScriptedEngine:
         except asyncio.CancelledError:
             self.calls.append("cancelled")
             raise
+        if self.errors:
+            raise self.errors.pop(0)
         if self.error is not None:
             raise self.error
         return self._running(context)
