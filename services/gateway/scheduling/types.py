@@ -17,9 +17,9 @@ FailureKind = Literal["out_of_memory", "crashed", "timeout", "refused", "aborted
 class Target:
     """An engine, as far as the scheduler is concerned. `concurrency` requests are let in at once.
     `asleep` is what it holds while it sleeps; None: it cannot, and is stopped instead. `ttl_s` None
-    or 0: it is never unloaded for being idle. `fingerprint` changes with whatever it is started with:
-    a new configuration restarts those whose fingerprint differs; those without one, where demand,
-    sleep or concurrency differ."""
+    or 0: it is never unloaded for being idle. `fingerprint` changes with whatever it is started
+    with: a new configuration restarts those whose fingerprint differs; those without one, where
+    demand, sleep or concurrency differ."""
 
     name: str
     demand: Demand
