@@ -1,0 +1,150 @@
+"""From settings to a gateway that serves, and back."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+from contracts.errors import VarietError
+from contracts.gateway_settings import GatewaySettings
+from contracts.settings import load_settings
+from services.gateway.configuration import Configuration
+from services.gateway.engines.host import EngineHost, open_host
+from services.gateway.front.record import log_to_stdout
+from services.gateway.front.site import Site
+from services.gateway.health import Health
+from services.gateway.metrics import Metrics
+from services.gateway.reload import Read, read_again
+from services.gateway.room import MemoryRoom, open_room
+from services.gateway.scheduling.scheduler import Scheduler
+from services.gateway.shell import Gate
+from services.gateway.wake import SleepAfterIdle, sleep_command
+
+LOG = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stop:
+    """`first` is set by the first signal to stop, `again` by the second."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.again = asyncio.Event()
+
+    def signal(self) -> None:
+        (self.again if self.first.is_set() else self.first).set()
+
+
+async def serve(read: Read) -> None:
+    """Until SIGTERM or Ctrl-C: then nobody is let in any more, and those who are have
+    DRAIN_TIMEOUT_S; a second signal ends that wait. Raises SettingsError, Unavailable."""
+    settings, common = read.settings, load_settings()
+    state = settings.gateway_state_dir or common.state_dir / "gateway"
+    chores = _chores(settings)
+    async with AsyncExitStack() as stack:
+        room = await open_room(read, common, state)
+        host = await open_host(settings, read.deployment, read.preset, state, common)
+        stack.push_async_callback(host.close)
+        metrics = Metrics()
+        gate = _gate(read, room, host, metrics)
+        await _remove_strangers(read, host)
+        # Under Docker the next gateway adopts its engines; a process is ended by a person, who
+        # wants the memory back.
+        stack.push_async_callback(gate.close, stop=settings.engine_backend == "process")
+        await gate.open()
+        log_to_stdout()
+        site = Site(gate, settings, metrics)
+        await site.start()
+        with _signals(gate) as stop:
+            tasks = [asyncio.create_task(chore) for chore in chores(gate)]
+            LOG.info("gateway ready", extra={"url": _url(settings, site.port)})
+            await stop.first.wait()
+            for task in tasks:
+                task.cancel()
+            await _drain(site, common.drain_timeout_s, stop)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _gate(read: Read, room: MemoryRoom, host: EngineHost, metrics: Metrics) -> Gate:
+    def reread() -> Configuration:
+        return room.configuration(read_again(read))
+
+    return Gate(
+        room.configuration(read),
+        engine_of=host.engine,
+        room=room,
+        devices=room.statuses,
+        scheduler_of=lambda told, effects: Scheduler(
+            effects, told.targets, told.budget, told.limits
+        ),
+        reread=reread,
+        metrics=metrics,
+    )
+
+
+async def _remove_strangers(read: Read, host: EngineHost) -> None:
+    kept = {spec.fingerprint for spec in read.catalogue.engines.values()}
+    if strangers := await host.remove_strangers(kept):
+        LOG.info("engines of another configuration removed", extra={"engines": strangers})
+
+
+def _chores(settings: GatewaySettings) -> Callable[[Gate], Iterator[Coroutine[Any, Any, None]]]:
+    """What goes on beside requests. Raises SettingsError before anything is started."""
+    sleep_s = settings.brain_sleep_after_s
+    words = sleep_command(settings.brain_sleep_command) if sleep_s else ()
+
+    def of(gate: Gate) -> Iterator[Coroutine[Any, Any, None]]:
+        if settings.gateway_canary_s:
+            yield Health(gate, settings.gateway_canary_s, settings.gateway_canary_timeout_s).run()
+        if sleep_s:
+            yield SleepAfterIdle(words, sleep_s, gate).run()
+
+    return of
+
+
+@contextmanager
+def _signals(gate: Gate) -> Iterator[Stop]:
+    """The event of the first signal to stop; SIGHUP has the configuration read again."""
+    loop, stop = asyncio.get_running_loop(), Stop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(gate))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop.signal)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield stop
+    finally:
+        for number in (*SIGNALS, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+async def _reload(gate: Gate) -> None:
+    try:
+        done = await gate.reload()
+    except VarietError as error:
+        LOG.error("configuration is not taken", extra={"error": str(error)})
+    else:
+        LOG.info("configuration read again", extra=done.model_dump())
+
+
+async def _drain(site: Site, seconds: float, stop: Stop) -> None:
+    LOG.info("gateway stops", extra={"drain_s": seconds})
+    draining = asyncio.create_task(site.stop(seconds))
+    hurrying = asyncio.create_task(stop.again.wait())
+    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    if not draining.done():
+        draining.cancel()
+    await asyncio.wait({draining})
+
+
+def _url(settings: GatewaySettings, port: int) -> str:
+    host = settings.gateway_host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
