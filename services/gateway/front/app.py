@@ -1,6 +1,7 @@
 """The front: which route a request takes, who may take it, and what becomes of its errors."""
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -12,7 +13,7 @@ from aiohttp import web
 from contracts.errors import NotFound, VarietError
 from contracts.gateway_settings import GatewaySettings
 from services.gateway.front.admin import Admin, command_of, json_answer
-from services.gateway.front.call import Call, body_too_slow
+from services.gateway.front.call import Call
 from services.gateway.front.envelope import MethodNotAllowed, Stopping, shown
 from services.gateway.front.keys import Keys
 from services.gateway.front.limits import Limits
@@ -29,6 +30,11 @@ log = logging.getLogger(__name__)
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MODELS = "/v1/models"
 OPEN = frozenset({"/health", "/ready"})
+CHECK_S = 0.25
+NO_TIME_LIMIT = VarietError("internal", "The request had no time limit.", "Report it.")
+# Ids of requests without one: this process's part, and a number.
+PROCESS = secrets.token_hex(6)
+numbers = itertools.count(1)
 # Asked every few seconds by programs; not worth a line each.
 PROBES = OPEN | {"/metrics"}
 
@@ -53,16 +59,35 @@ class Front:
         self._proxy = Proxy(gate, self._engines, settings, limits)
         self._admin = Admin(gate, limits)
         self._book = Book(metrics)
+        self._loop = asyncio.get_running_loop()
+        self._check: asyncio.TimerHandle | None = None
         self.calls: set[Call] = set()
         self.stopping = False
 
     async def close(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+        self._book.flush()
         await self._engines.close()
 
     def interrupt(self) -> None:
         """End every request that is here, and tell its client why."""
         for call in list(self.calls):
-            call.interrupt(_stopping())
+            call.interrupt(self._loop.time(), _stopping())
+
+    def _check_times(self) -> None:
+        """One timer for all requests: a timer of each costs more than all else that is done here
+        for it."""
+        self._check = None
+        now = self._loop.time()
+        for call in self.calls:
+            if call.ends is not None and call.ends <= now:
+                call.interrupt(now)
+        self._check_later()
+
+    def _check_later(self) -> None:
+        if self._check is None and self.calls:
+            self._check = self._loop.call_later(CHECK_S, self._check_times)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
@@ -124,8 +149,9 @@ class Front:
         if self.stopping:
             raise _stopping()
         limit = asyncio.timeout(None)
-        call = Call(request, route, record, outlet, limit, body_too_slow(self._limits.body))
+        call = Call(request, route, record, outlet, limit, NO_TIME_LIMIT)
         self.calls.add(call)
+        self._check_later()
         try:
             async with limit:
                 return await self._proxy.answer(call)
@@ -191,7 +217,7 @@ class Front:
 
 def _request_id(request: web.BaseRequest) -> str:
     given = request.headers.get(REQUEST_ID)
-    return given if given and GIVEN_ID.fullmatch(given) else secrets.token_hex(12)
+    return given if given and GIVEN_ID.fullmatch(given) else f"{PROCESS}{next(numbers):08x}"
 
 
 def _stopping() -> Stopping:

@@ -16,8 +16,8 @@ from services.gateway.front.waiting import Waiting
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """`limit` ends it at a time that differs by stage; `reason` is what is told then. `waiting` is
-    set when the client asked for progress."""
+    """`limit` ends it, at a time that differs by stage (`ends`, of the loop's clock); `reason` is
+    what is told then. `waiting` is set when the client asked for progress."""
 
     request: web.BaseRequest
     route: Route
@@ -28,21 +28,21 @@ class Call:
     body: bytes = b""
     value: dict[str, Any] | None = field(default=None)
     waiting: Waiting | None = None
+    ends: float | None = None
     interrupted: bool = False
 
-    def allow(self, seconds: float | None, reason: VarietError) -> None:
-        """It has that long from now on; None: as long as it takes."""
+    def allow(self, ends: float | None, reason: VarietError) -> None:
+        """It has until then; None: as long as it takes."""
         # Whoever interrupted it comes first, also before the task has noticed.
-        if self.interrupted or self.limit.expired():
-            return
-        self.reason = reason
-        now = asyncio.get_running_loop().time()
-        self.limit.reschedule(None if seconds is None else now + seconds)
+        if not self.interrupted:
+            self.ends, self.reason = ends, reason
 
-    def interrupt(self, reason: VarietError) -> None:
-        """End it now."""
-        self.allow(0, reason)
-        self.interrupted = True
+    def interrupt(self, now: float, reason: VarietError | None = None) -> None:
+        """End it."""
+        if not self.interrupted:
+            self.reason = reason or self.reason
+            self.interrupted = True
+            self.limit.reschedule(now)
 
 
 def body_too_slow(seconds: float) -> VarietError:

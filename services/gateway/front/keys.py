@@ -6,6 +6,7 @@ the Origin our own or absent, so that a web page cannot call it.
 
 import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -96,6 +97,7 @@ class Keys:
         return "user" if user or self._user is None else None
 
 
+@lru_cache(maxsize=64)
 def _hostname(host: str) -> str:
     try:
         return urlsplit(f"//{host}").hostname or ""

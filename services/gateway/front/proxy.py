@@ -39,6 +39,9 @@ class Proxy:
         self._gate, self._engines, self._limits = gate, engines, limits
         self._max_body = settings.gateway_max_body_mib * 2**20
         self._max_stream = settings.gateway_max_stream_s
+        self._body_too_slow = body_too_slow(limits.body)
+        self._answer_too_long = answer_too_long(self._max_stream)
+        self._clock = asyncio.get_running_loop().time
 
     async def answer(self, call: Call) -> web.StreamResponse:
         """Raises VarietError, before a byte is sent or after; ClientLeft."""
@@ -62,7 +65,7 @@ class Proxy:
         """Read what is asked for, and find the engine that is meant and can take it."""
         request, record, route = call.request, call.record, call.route
         record.priority = _priority(request.headers.get(PRIORITY))
-        call.allow(self._limits.body, body_too_slow(self._limits.body))
+        call.allow(self._clock() + self._limits.body, self._body_too_slow)
         call.body = await read_body(request, self._max_body)
         call.allow(None, call.reason)
         asked = asked_of(route, call.body, request.headers.get("Content-Type", ""))
@@ -96,7 +99,7 @@ class Proxy:
         lease = await self._enter(call, spec)
         try:
             call.record.granted = time.perf_counter()
-            call.allow(self._max_stream, answer_too_long(self._max_stream))
+            call.allow(self._clock() + self._max_stream, self._answer_too_long)
             answered = await self._pass_on(call, lease.upstream)
             if (speed := call.record.tokens_per_s) is not None:
                 self._gate.note_speed(lease.upstream.spec, speed)

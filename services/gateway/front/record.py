@@ -3,6 +3,7 @@
 Neither prompts nor keys are ever in it.
 """
 
+import asyncio
 import logging
 import sys
 import time
@@ -18,6 +19,7 @@ from services.gateway.metrics import Metrics
 access = logging.getLogger("services.gateway.access")
 CLIENT_LEFT = 499
 NO_MODEL = "none"
+FLUSH_S = 0.1
 
 
 @dataclass(slots=True)
@@ -56,19 +58,29 @@ def log_to_stdout() -> None:
 
 
 class Book:
-    """Takes the records of requests that ended. Labels are looked up once each."""
+    """Takes the records of requests that ended. Labels are looked up once each, and lines are
+    written a few at a time."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._models: dict[tuple[str, Priority], _Figures] = {}
+        self._lines: list[str] = []
+        self._loop = asyncio.get_running_loop()
 
     def close(self, record: Record) -> None:
         if not record.quiet:
             self._count(record)
-        level = logging.DEBUG if record.quiet else logging.INFO
-        if access.isEnabledFor(level):
-            access.log(level, "%s", _line(record, time.perf_counter()))
+        if access.isEnabledFor(logging.DEBUG if record.quiet else logging.INFO):
+            if not self._lines:
+                self._loop.call_later(FLUSH_S, self.flush)
+            self._lines.append(_line(record, time.perf_counter()))
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        lines, self._lines = self._lines, []
+        if lines:
+            access.info("\n".join(lines))
 
     def _count(self, record: Record) -> None:
         model = record.engine or NO_MODEL

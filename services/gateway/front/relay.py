@@ -77,7 +77,8 @@ async def _whole(
     record.first_byte = time.perf_counter()
     headers = answer_headers(call, name, answer)
     # Some engines tell it before a long list, others at the end.
-    ending.take_figures(record, body[: ending.KEPT])
+    if len(body) > ending.KEPT:
+        ending.take_figures(record, body[: ending.KEPT])
     ending.take_figures(record, body[-ending.KEPT :])
     if translation is not None:
         try:
