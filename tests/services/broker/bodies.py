@@ -24,9 +24,10 @@ HOST = DockerHost(
 )
 LABELS = {
     "com.docker.compose.project": PROJECT,
-    "com.docker.compose.service": "engine-nano",
+    "com.docker.compose.service": "engines",
     "com.docker.compose.oneoff": "False",
-    "com.docker.compose.config-hash": "0123456789abcdef",
+    "com.docker.compose.container-number": "1",
+    "com.docker.compose.config-hash": "variet",
     "variet.engine": "nano",
     "variet.fingerprint": "0123456789abcdef",
     "variet.context": "8192",
