@@ -93,10 +93,13 @@ def _adds_up(what: str, line: str) -> bool:
     return what == "model" or (what == "KV" and "kv_cache" in line)
 
 
+def card_of(name: str, cards: Sequence[int]) -> str | None:
+    """`card0` for `CUDA0`, ...; None: main memory, or no card of this engine."""
+    match = CARD.match(name)
+    index = int(match["card"] or 0) if match else len(cards)
+    return f"card{cards[index]}" if index < len(cards) else None
+
+
 def _device(name: str, cards: Sequence[int]) -> str:
     """`CUDA_Host` and `CPU_Mapped` are main memory, as are a processor's own formats, `AMX`."""
-    match = CARD.match(name)
-    if match is None or not cards:
-        return "ram"
-    index = int(match["card"] or 0)
-    return f"card{cards[index]}" if index < len(cards) else "ram"
+    return card_of(name, cards) or "ram"

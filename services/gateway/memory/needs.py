@@ -39,8 +39,8 @@ def needs(
 ) -> dict[str, int]:
     """MiB by device of an engine that is started with `context` tokens: the larger one of what is
     predicted and of what was seen. `model_path` is its file, as far as there is one here; `told` is
-    what llama-fit-params says of it, and then replaces the prediction."""
-    predicted = dict(told) if told else _predicted(spec, preset, context, model_path)
+    what llama-fit-params says of its cards, and counts instead of what is predicted of them."""
+    predicted = _predicted(spec, preset, context, model_path) | dict(told or {})
     seen = learned.peak(spec, context) if learned else {}
     devices = sorted(predicted.keys() | seen.keys())
     most = {device: max(predicted.get(device, 0), seen.get(device, 0)) for device in devices}
