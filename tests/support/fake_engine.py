@@ -37,6 +37,7 @@ class Behaviour:
     load_s: float = 0.0
     crash_load: bool = False  # ends with 1 after load_s
     oom_above: int | None = None  # contexts above it do not fit; 0: none does
+    eat_mib: int = 0  # main memory that it takes after load_s
     never_ready: bool = False  # /health stays 503
     ignore_sigterm: bool = False
     hang: bool = False  # takes requests and never answers; /health is 200
@@ -111,6 +112,7 @@ class FakeEngine:
         self.requests = 0
         self.tokens = 0
         self.sleeping = False
+        self.eaten = b""
         self.ended = asyncio.Event()
 
     @property
@@ -185,6 +187,7 @@ class FakeEngine:
             for line in OUT_OF_MEMORY:
                 say(line)
             self._fail()
+        self.eaten = b"x" * (does.eat_mib * 2**20)
         for name, mib in (does.buffers or {}).items():
             say(f"load_tensors: {name:>18} buffer size = {mib:8.2f} MiB")
         if does.never_ready:

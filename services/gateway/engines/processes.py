@@ -20,7 +20,7 @@ from services.gateway.engines import pids, slots
 from services.gateway.engines.calls import EngineCalls
 from services.gateway.engines.commands import card_environment, llama_server
 from services.gateway.engines.engine import Engine, LoadError, OnPhase, Running
-from services.gateway.engines.readiness import End, answers, broken, until_ready
+from services.gateway.engines.readiness import End, answers, told, until_ready
 from services.gateway.engines.records import LOOPBACK, Files, Record, read_record
 from services.gateway.engines.unbroken import unbroken
 
@@ -121,7 +121,7 @@ class ProcessEngine:
             end = _end(ending.result())
         finally:
             ending.cancel()
-        return broken(self.spec, end, self._files.tail()).message
+        return told(end, self._files.tail())
 
     async def logs(self, follow: bool) -> AsyncIterator[bytes]:
         with self._files.log.open("rb") as file:

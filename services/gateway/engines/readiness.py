@@ -83,17 +83,29 @@ async def _watch(
     going: "asyncio.Task[End]",
     on_phase: OnPhase,
 ) -> None:
-    told: tuple[float | None, str] | None = None
+    known: tuple[float | None, str] | None = None
     looks = 0
-    while not await answers(spec, loading.base_url, loading.key, calls):
+    while not await _asked(spec, loading, calls, going):
         await asyncio.wait({going}, timeout=POLL_S)
         if going.done():
             raise broken(spec, going.result(), await loading.tail())
-        if looks % LOG_EVERY == 0 and (now := progress(await loading.tail())) != told:
-            told = now
+        if looks % LOG_EVERY == 0 and (now := progress(await loading.tail())) != known:
+            known = now
             on_phase(*now)
         looks += 1
     on_phase(1.0, "ready")
+
+
+async def _asked(
+    spec: EngineSpec, loading: Loading, calls: EngineCalls, going: "asyncio.Task[End]"
+) -> bool:
+    """Whether it answers. One that has ended does not, whoever answers on its port."""
+    asking = asyncio.create_task(answers(spec, loading.base_url, loading.key, calls))
+    try:
+        await asyncio.wait({asking, going}, return_when=asyncio.FIRST_COMPLETED)
+        return not going.done() and asking.result()
+    finally:
+        asking.cancel()
 
 
 async def answers(spec: EngineSpec, base_url: str, key: str, calls: EngineCalls) -> bool:
@@ -138,6 +150,11 @@ def broken(spec: EngineSpec, end: End, lines: Sequence[str]) -> LoadError:
         f"{spec.name} ended {end.words} before it answered.{said}",
         f"Its log says more: GET /tiers/{spec.name}/logs.",
     )
+
+
+def told(end: End, lines: Sequence[str]) -> str:
+    """How an engine that had answered ended, and its last words."""
+    return f"{end.words}.{last_words(lines)}"
 
 
 def _late(spec: EngineSpec, timeout_s: float, lines: Sequence[str]) -> LoadError:

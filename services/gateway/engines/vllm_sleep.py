@@ -51,6 +51,11 @@ async def wake_up(
     on_phase(1.0, "ready")
 
 
+async def sleeps(base_url: str, key: str, calls: EngineCalls) -> bool:
+    """Whether it sleeps; one that does not say so does not."""
+    return (await calls.get(f"{base_url}/is_sleeping", key)).json.get("is_sleeping") is True
+
+
 async def _tell(
     spec: EngineSpec,
     url: str,
