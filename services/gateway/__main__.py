@@ -1,4 +1,4 @@
-"""`python -m services.gateway`: serve until SIGTERM or Ctrl-C; at SIGHUP read the configuration anew.
+"""`python -m services.gateway`: serve until SIGTERM or Ctrl-C; SIGHUP rereads what it is to serve.
 
 What is wrong at the start is one line on standard error, and exit code 2.
 """

@@ -1,4 +1,4 @@
-"""Reads what the gateway is to serve, from settings, manifest and preset: at its start, and anew."""
+"""Reads what the gateway is to serve from settings, manifest and preset: at its start and anew."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
