@@ -1,6 +1,7 @@
 """Requests to engines."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
@@ -112,7 +113,7 @@ async def read_error(answer: aiohttp.ClientResponse) -> dict[str, Any]:
 def _said(error: BaseException) -> str:
     """Without addresses of the engines' network."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.strerror or "it does not accept connections"
+        return os.strerror(error.errno) if error.errno else "it does not accept connections"
     if isinstance(error, aiohttp.ConnectionTimeoutError | asyncio.TimeoutError):
         return "it does not accept connections in time"
     return "the connection ended"
