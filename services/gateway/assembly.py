@@ -17,7 +17,7 @@ from services.gateway.front.site import Site
 from services.gateway.health import Health
 from services.gateway.metrics import Metrics
 from services.gateway.reload import Read, read_again
-from services.gateway.room import MemoryRoom, open_room
+from services.gateway.room import MemoryRoom
 from services.gateway.scheduling.scheduler import Scheduler
 from services.gateway.shell import Gate
 from services.gateway.wake import SleepAfterIdle, sleep_command
@@ -44,7 +44,7 @@ async def serve(read: Read) -> None:
     state = settings.gateway_state_dir or common.state_dir / "gateway"
     chores = _chores(settings)
     async with AsyncExitStack() as stack:
-        room = await open_room(read, common, state)
+        room = MemoryRoom(read, common, state)
         host = await open_host(settings, read.deployment, read.preset, state, common)
         stack.push_async_callback(host.close)
         metrics = Metrics()
@@ -80,6 +80,7 @@ def _gate(read: Read, room: MemoryRoom, host: EngineHost, metrics: Metrics) -> G
             effects, told.targets, told.budget, told.limits
         ),
         reread=reread,
+        budget_of=room.budget,
         metrics=metrics,
     )
 

@@ -38,7 +38,7 @@ class Room(Protocol):
     def plan(self, spec: EngineSpec, attempt: int) -> Plan:
         """`attempt` 2: with a smaller context, since memory was short."""
 
-    async def wait(self, plan: Plan) -> None:
+    async def wait(self, spec: EngineSpec, plan: Plan, asleep: bool) -> None:
         """Until the devices themselves have it free. Raises LoadError with what is lacking."""
 
     def note(self, spec: EngineSpec, running: Running, plan: Plan | None) -> Demand:
@@ -183,11 +183,12 @@ class Owner:
             self._listener.loaded(self.spec.name, seen)
 
     async def _bring_up(self, attempt: int) -> tuple[Running, Plan]:
-        plan = self._room.plan(self.spec, attempt)
+        # In a thread: it may have to read a file's header.
+        plan = await asyncio.to_thread(self._room.plan, self.spec, attempt)
         told = {"engine": self.spec.name, "context": plan.context, "attempt": attempt}
         LOG.info("engine starts", extra=told)
         self._enter("memory")
-        await self._room.wait(plan)
+        await self._room.wait(self.spec, plan, self._asleep)
         self._enter("start")
         if self._asleep and (running := await self._wake(plan)) is not None:
             return running, plan

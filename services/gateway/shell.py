@@ -31,6 +31,7 @@ from services.gateway.status import (
     Standing,
     gauge,
     progress_of,
+    reserved,
     running_context,
     tiers_status,
 )
@@ -67,6 +68,7 @@ class Gate:
         devices: DeviceStatuses,
         scheduler_of: Callable[[Configuration, Effects], Scheduler],
         reread: Callable[[], Configuration],
+        budget_of: Callable[[Demand], Demand],
         metrics: Metrics,
     ) -> None:
         self._configuration = configuration
@@ -74,6 +76,7 @@ class Gate:
         self._room = room
         self._devices = devices
         self._reread = reread
+        self._budget_of = budget_of
         self._metrics = metrics
         self._waiting = WaitingRoom()
         self._speeds: dict[str, float] = {}
@@ -108,6 +111,8 @@ class Gate:
             if seen is not None:
                 self._adopted(owner.spec.name, seen)
             owner.open()
+        # Only now is it known what of the devices' use is our own.
+        self._reconfigure()
         self._taking = True
         for target in self._configuration.targets:
             if target.preload:
@@ -252,10 +257,15 @@ class Gate:
             self.owners[name] = owner = self._owner(spec)
             owner.open()
         self._configuration = new
-        self._decisions.tell(lambda s, now: s.reconfigure(new.targets, new.budget, new.limits, now))
+        self._reconfigure()
         for name in change.removed:
             self._forget(name)
         return change
+
+    def _reconfigure(self) -> None:
+        told = self._configuration
+        budget = self._budget_of(reserved(self._decisions.scheduler.views()))
+        self._decisions.tell(lambda s, now: s.reconfigure(told.targets, budget, told.limits, now))
 
     def _forget(self, engine: str) -> None:
         """The owner of an engine that is no longer configured ends once it has nothing to own."""

@@ -48,6 +48,7 @@ class Bench:
             devices=lambda reserved: (),
             scheduler_of=lambda c, e: Scheduler(e, c.targets, c.budget, c.limits),
             reread=self._reread,
+            budget_of=lambda held: {"ram": ROOM_MIB},
             metrics=self.metrics,
         )
 

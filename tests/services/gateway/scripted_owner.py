@@ -102,7 +102,7 @@ class ScriptedRoom:
     def plan(self, spec: EngineSpec, attempt: int) -> Plan:
         return Plan(spec.context // attempt, {"ram": 100 // attempt})
 
-    async def wait(self, plan: Plan) -> None:
+    async def wait(self, spec: EngineSpec, plan: Plan, asleep: bool) -> None:
         if self.lacking is not None:
             raise self.lacking
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.gateway.brain import USER, Brain, Client, GatewayProcess, chat_body, running
+from tests.services.gateway.brain import (
+    FLAGS,
+    USER,
+    Brain,
+    Client,
+    GatewayProcess,
+    chat_body,
+    running,
+)
 
 SEED = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(2**32))
 REQUESTS = 1_000
@@ -141,7 +149,7 @@ async def test_a_thousand_requests_over_dozens_of_swaps_lose_nothing(
 ) -> None:
     brain = Brain(
         tmp_path,
-        served={tier: {"flags": ["--parallel", str(SLOTS)]} for tier in MIB},
+        served={tier: {"flags": ["--parallel", str(SLOTS), *FLAGS]} for tier in MIB},
         entries={tier: {"ram_mib": mib} for tier, mib in MIB.items()},
         settings={
             "GATEWAY_RAM_MIB": "200",
