@@ -18,7 +18,7 @@ USING = re.compile(r"using device (?P<device>\w+) \(.*\) .*- (?P<mib>\d+) MiB fr
 OUT_OF_MEMORY = re.compile(
     r"cudaMalloc failed: out of memory|CUDA error: out of memory|hipMalloc failed"
     r"|ErrorOutOfDeviceMemory|kIOGPUCommandBufferCallbackErrorOutOfMemory"
-    r"|failed to allocate|unable to allocate|failed to create context with model"
+    r"|failed to allocate|unable to allocate"
     r"|insufficient memory|std::bad_alloc|[Cc]annot allocate memory"
     r"|OutOfMemoryError|CUDA out of memory|HIP out of memory"
     r"|No available memory for the cache blocks"
