@@ -4,7 +4,7 @@ project, outlive their gateway, and are known by their labels alone."""
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,10 @@ from services.gateway.engines.engine import Engine, LoadError, OnPhase, Running
 from services.gateway.engines.readiness import End, answers, told, until_ready
 from services.gateway.engines.unbroken import unbroken
 from services.gateway.engines.vllm_sleep import put_to_sleep, sleeps, wake_up
+from services.gateway.memory.load_log import seen_mib
 
 LOG = logging.getLogger(__name__)
-TAIL_LINES = 200
+TAIL_LINES, HEAD_LINES = 200, 3_000
 REMOVED_S = 60.0
 LOOK_S = 0.1
 
@@ -177,7 +178,8 @@ class ContainerEngine:
         await until_ready(
             self.spec, loading, self._docker.calls, self._docker.load_timeout_s, on_phase
         )
-        return Running(base_url, self._place.key, context, container, {})
+        seen = await self._seen(container)
+        return Running(base_url, self._place.key, context, container, seen)
 
     async def _create(self, name: str, context: int) -> str:
         def create(api: APIClient) -> str:
@@ -199,7 +201,8 @@ class ContainerEngine:
         if self.spec.sleep and await sleeps(base_url, key, calls):
             return None
         context = int(labels.get(CONTEXT_LABEL) or self.spec.context)
-        return Running(base_url, key, context, container["Id"], {}, adopted=True)
+        seen = await self._seen(container["Id"])
+        return Running(base_url, key, context, container["Id"], seen, adopted=True)
 
     async def _address(self, container: str, name: str) -> str:
         """By its address in the engines' network, which it keeps as long as it runs."""
@@ -208,6 +211,16 @@ class ContainerEngine:
         networks = about["NetworkSettings"]["Networks"]
         address = networks.get(self._place.host.networks[kind], {}).get("IPAddress")
         return f"http://{address or name}:{PORTS[kind]}"
+
+    async def _seen(self, container: str) -> Mapping[str, int]:
+        """What its load took, which is told at the log's beginning."""
+        lines: list[str] = []
+        async with aclosing(self._docker.docker.log(container, follow=False)) as log:
+            async for line in log:
+                lines.append(line.decode("utf-8", "replace"))
+                if len(lines) == HEAD_LINES:
+                    break
+        return seen_mib(lines, self.spec.cards)
 
     async def _tail(self, container: str) -> list[str]:
         try:

@@ -6,7 +6,7 @@ for on the event loop, so that giving them up gives up the connection, and no th
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,9 @@ class DockerCalls:
             return await loop.run_in_executor(
                 self._threads, lambda: method(self._api, *args, **kwargs)
             )
+        except DockerException:
+            # Some are errors of the connection's library, too.
+            raise
         except (requests.RequestException, OSError) as error:
             raise _silent(self.socket, error) from error
 
@@ -96,7 +99,7 @@ class DockerCalls:
                 pass
             await asyncio.sleep(WATCH_AGAIN_S)
 
-    async def log(self, container: str, follow: bool) -> AsyncIterator[bytes]:
+    async def log(self, container: str, follow: bool) -> AsyncGenerator[bytes, None]:
         """Its log, line by line; of one that is gone, nothing."""
         path = f"/containers/{container}/logs?stdout=1&stderr=1&follow={int(follow)}&tail=all"
         async with self._open().get(self._url(path)) as answer:

@@ -23,6 +23,7 @@ from services.gateway.engines.engine import Engine, LoadError, OnPhase, Running
 from services.gateway.engines.readiness import End, answers, told, until_ready
 from services.gateway.engines.records import LOOPBACK, Files, Record, read_record
 from services.gateway.engines.unbroken import unbroken
+from services.gateway.memory.load_log import seen_mib
 
 GRACE_S = 20.0
 PORT_TRIES = 4
@@ -224,7 +225,7 @@ class ProcessEngine:
             key=self._place.key,
             context=record.context,
             id=str(record.pid),
-            seen_mib={},
+            seen_mib=seen_mib(self._files.head(), self.spec.cards),
             adopted=adopted,
         )
 

@@ -9,18 +9,13 @@ from typing import Protocol
 from services.gateway.catalogue import EngineSpec
 from services.gateway.engines.calls import EngineCalls
 from services.gateway.engines.engine import LoadError, OnPhase
+from services.gateway.memory.load_log import out_of_memory
 
 POLL_S = 0.1
 # A log is read less often than /health: a container's costs a call of Docker's API.
 LOG_EVERY = 5
 SHOWN_LINES = 6
 SHOWN_CHARACTERS = 1_200
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|cudaMalloc failed|failed to allocate|unable to allocate|insufficient memory"
-    r"|bad_alloc|OutOfMemoryError|ErrorOutOfDeviceMemory|No available memory for the cache blocks"
-    r"|larger than the available KV cache memory|less than desired GPU memory utilization",
-    re.IGNORECASE,
-)
 MEANINGFUL = re.compile(
     r"error|fail|unable|cannot|couldn't|exception|abort|invalid|unknown|out of memory|\bE\b", re.I
 )
@@ -137,7 +132,7 @@ def progress(lines: Iterable[str]) -> tuple[float | None, str]:
 def broken(spec: EngineSpec, end: End, lines: Sequence[str]) -> LoadError:
     """Why an engine ended while it loaded."""
     said = last_words(lines)
-    if end.out_of_memory or any(OUT_OF_MEMORY.search(line) for line in lines):
+    if end.out_of_memory or out_of_memory(lines):
         return LoadError(
             "out_of_memory",
             "engine_out_of_memory",

@@ -11,7 +11,7 @@ import asyncio
 from services.gateway.catalogue import EngineSpec
 from services.gateway.engines.calls import Answer, EngineCalls
 from services.gateway.engines.engine import LoadError, OnPhase
-from services.gateway.engines.readiness import OUT_OF_MEMORY
+from services.gateway.memory.load_log import out_of_memory
 from services.gateway.scheduling.types import FailureKind
 
 POLL_S = 0.1
@@ -94,7 +94,7 @@ async def _until(
 
 def _refused(spec: EngineSpec, url: str, answer: Answer) -> LoadError:
     route = "/" + url.partition("://")[2].partition("/")[2]
-    kind: FailureKind = "out_of_memory" if OUT_OF_MEMORY.search(answer.text) else "crashed"
+    kind: FailureKind = "out_of_memory" if out_of_memory([answer.text]) else "crashed"
     said = answer.text.strip()[:300] or "nothing"
     return LoadError(
         kind,
