@@ -102,7 +102,7 @@ class Admin:
             return json_answer(self._status(spec))
         await outlet.open(STREAM)
         assert outlet.response is not None
-        waiting = Waiting(_opened, outlet.write, _event, self._limits)
+        waiting = Waiting(None, outlet.write, _event, self._limits)
         try:
             await waiting.attend(self._gate.load(spec, waiting.note), lambda _: None)
         except VarietError as error:
@@ -110,10 +110,6 @@ class Admin:
         else:
             await outlet.write(_named("done", self._status(spec)))
         return outlet.response
-
-
-async def _opened() -> None:
-    """The stream of a load is open from the first moment."""
 
 
 def _event(progress: SwapProgress) -> bytes:

@@ -52,4 +52,4 @@ def take_figures(record: Record, tail: bytes) -> None:
 
 def _number(name: str, tail: bytes, start: int) -> float | None:
     found = NUMBERS[name].search(tail, start)
-    return float(found[1][:16]) if found else None
+    return float(found[1][:12]) if found else None

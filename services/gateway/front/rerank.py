@@ -24,12 +24,15 @@ class Translation:
     def answer(self, told: bytes, model: str) -> bytes:
         """Raises ValueError for what is no answer of TEI's."""
         results = []
-        for item in orjson.loads(told):
-            if not isinstance(item, dict):
-                raise ValueError("an item is no object")
+        items = orjson.loads(told)
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise ValueError("it is no list of objects")
+        for item in items:
             index, score = item.get("index"), item.get("score")
             if not isinstance(index, int) or not 0 <= index < len(self.documents):
                 raise ValueError("an index is none of a document")
+            if not isinstance(score, int | float):
+                raise ValueError("a score is no number")
             result: dict[str, Any] = {"index": index, "relevance_score": score}
             if self.return_documents:
                 result["document"] = {"text": self.documents[index]}

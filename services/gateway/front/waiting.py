@@ -19,12 +19,13 @@ def comment(progress: SwapProgress) -> bytes:
 
 
 class Waiting:
-    """Attends work for a client that asked to be told. `open` sends status and headers, which is
-    put off for `progress_after` s: until then a refusal is still a plain status."""
+    """Attends work for a client that asked to be told. `open_` sends status and headers, which is
+    put off for `progress_after` s: until then a refusal is still a plain status. None: they are
+    sent already."""
 
     def __init__(
         self,
-        open_: Callable[[], Awaitable[None]],
+        open_: Callable[[], Awaitable[None]] | None,
         write: Callable[[bytes], Awaitable[None]],
         told: Callable[[SwapProgress], bytes],
         limits: Limits,
@@ -34,7 +35,7 @@ class Waiting:
         self._news: deque[SwapProgress] = deque(maxlen=KEPT)
         self._last: SwapProgress | None = None
         self._wake = asyncio.Event()
-        self._opened = False
+        self._opened = open_ is None
 
     def note(self, progress: SwapProgress) -> None:
         if progress != self._last:
@@ -74,7 +75,7 @@ class Waiting:
         self._wake.clear()
 
     async def _say(self) -> None:
-        if not self._opened:
+        if not self._opened and self._open is not None:
             self._opened = True
             await self._open()
         said = b"".join(map(self._told, self._news))
