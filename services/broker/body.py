@@ -194,11 +194,12 @@ class Create(Part):
     Healthcheck: HealthCheck | None = None
     HostConfig: HostPart
     NetworkingConfig: NetworkPart | None = None
+    # Whoever starts it is not attached, whatever is said here; the SDK says that it would be.
+    AttachStderr: bool | None = None
+    AttachStdout: bool | None = None
 
     ArgsEscaped: Nothing = None
-    AttachStderr: Nothing = None
     AttachStdin: Nothing = None
-    AttachStdout: Nothing = None
     Domainname: Nothing = None
     ExposedPorts: Nothing = None
     Hostname: Nothing = None

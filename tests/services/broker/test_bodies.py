@@ -67,10 +67,17 @@ async def test_what_is_fixed_is_put_in_where_it_is_left_out(
 async def test_keys_that_say_nothing_are_left_out(door: Door, docker: FakeDocker) -> None:
     asked = body()
     asked["HostConfig"] |= SAYS_NOTHING
-    asked |= {"Hostname": None, "Volumes": {}, "Tty": False, "MacAddress": "", "Runtime": None}
+    asked |= {
+        "Hostname": None,
+        "Volumes": {},
+        "Tty": False,
+        "AttachStdout": True,
+        "MacAddress": "",
+        "Runtime": None,
+    }
     assert (await door.create(asked))[0] == 201
     assert SAYS_NOTHING.keys() & docker.created["HostConfig"].keys() == {"Privileged"}
-    assert {"Hostname", "Volumes", "Tty", "Runtime"}.isdisjoint(docker.created)
+    assert {"Hostname", "Volumes", "Tty", "AttachStdout", "Runtime"}.isdisjoint(docker.created)
 
 
 @pytest.mark.parametrize(
