@@ -62,10 +62,14 @@ async def as_served(engine: Engine, settings: Settings, http: httpx2.AsyncClient
 def _with(
     engine: Engine, settings: Settings, manifest: Manifest, names: dict[str, dict[str, object]]
 ) -> Engine:
-    """`names`: what is served, by name. A server of one model may list it under several."""
-    known = [entry for name in names if (entry := manifest.get(name))]
-    entry = known[0] if len(known) == 1 else None
-    said = names.get(entry.id if entry else engine.model) or {}
+    """`names`: what is served, by name. A server of one model may list it under several; the
+    gateway lists many, and says of each name which model it is."""
+    said = names.get(engine.model) or {}
+    entry = manifest.get(str(_told_by_gateway(said).get("model")))
+    if entry is None:
+        known = [entry for name in names if (entry := manifest.get(name))]
+        entry = known[0] if len(known) == 1 else None
+        said = names.get(entry.id) or {} if entry else said
     context = settings.max_model_len or told_context(said) or (entry.context if entry else None)
     evaluated = entry.tools_evaluated if entry else engine.tools_evaluated
     return replace(
@@ -73,3 +77,8 @@ def _with(
         context=context or engine.context,
         tools_evaluated=None if evaluated is None else frozenset(evaluated),
     )
+
+
+def _told_by_gateway(said: dict[str, object]) -> dict[str, object]:
+    told = said.get("variet")
+    return told if isinstance(told, dict) else {}

@@ -70,6 +70,35 @@ async def test_vllm_lists_one_model_under_several_names(tmp_path: Path) -> None:
     assert found.tools_evaluated is None
 
 
+def behind_gateway(name: str, model: str, context: int) -> dict[str, Any]:
+    """An item as the gateway lists it."""
+    variet = {"engine": model, "model": model, "kind": "chat", "state": "ready"}
+    return {
+        "id": name,
+        "max_model_len": context,
+        "meta": {"n_ctx": context},
+        "variet": variet,
+    }
+
+
+async def test_of_the_gateways_many_models_the_default_is_the_one_that_it_says(
+    tmp_path: Path,
+) -> None:
+    items = [
+        behind_gateway("qwen3-4b", "qwen3-4b", 32_768),
+        behind_gateway("nano", "nano", 2_048),
+        behind_gateway("fast", "qwen3-4b", 32_768),
+        behind_gateway("default", "nano", 2_048),
+    ]
+    found = await served(tmp_path, listing(*items))
+    assert found.context == 2_048
+    assert "get_map" in found.tools_evaluated
+    items[-1] = behind_gateway("default", "qwen3-4b", 32_768)
+    found = await served(tmp_path, listing(*items))
+    assert found.context == 32_768
+    assert found.tools_evaluated is None
+
+
 async def test_what_the_settings_say_counts_more(tmp_path: Path) -> None:
     told = {"id": "default", "meta": {"n_ctx": 32_768}}
     found = await served(tmp_path, listing(told), max_model_len=4_096)
