@@ -57,7 +57,7 @@ class Waiting:
                 await self._changed(self._limits.ping)
             if self._opened and self._news:
                 await self._say()
-        except BaseException:
+        except BaseException:  # boundary: however this ends, the work shall not go on alone
             task.add_done_callback(partial(_discard, discard))
             task.cancel()
             raise
