@@ -9,11 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
+from models.budget import CUDA_MIB
+from models.gguf.estimate import CUDA_HOST_MIB, PROCESS_MIB
+
 # `load_tensors:   CPU_Mapped model buffer size =  1.00 MiB`, `llama_kv_cache:  CUDA0 KV buffer ...`
 BUFFER = re.compile(
     r"\b(?P<device>[A-Za-z][\w-]*?) +(?P<what>model|KV|RS|compute|output) buffer size = +"
     r"(?P<mib>\d+\.\d+) MiB"
 )
+# What it may yet take of main memory, for prompts.
+PROMPT_CACHE = re.compile(r"prompt cache is enabled, size limit: (?P<mib>\d+) MiB")
 USING = re.compile(r"using device (?P<device>\w+) \(.*\) .*- (?P<mib>\d+) MiB free")
 OUT_OF_MEMORY = re.compile(
     r"cudaMalloc failed: out of memory|CUDA error: out of memory|hipMalloc failed"
@@ -28,18 +33,17 @@ OUT_OF_MEMORY = re.compile(
 # They may be read as a want of memory, but are a step on the way: another one is tried.
 TRIED_AGAIN = re.compile(r"retrying without pipeline parallelism|pinned memory|falling back")
 CARD = re.compile(r"^(?:CUDA|ROCm|HIP|Vulkan|SYCL|MTL|Metal|MUSA|CANN)(?P<card>\d*)$")
-# Memory of a card's process besides its buffers, which no line tells.
-CUDA_MIB = 400
-PROCESS_MIB = 100
 
 
 @dataclass
 class LoadLog:
     """`buffers` is MiB by the engine's own names of devices: `CUDA0`, `CPU`, `CUDA_Host`, ...;
-    `free` what it found free at its start. `reason` is the line that tells of a want of memory."""
+    `free` what it found free at its start; `prompt_cache` is MiB that it may fill with prompts.
+    `reason` is the line that tells of a want of memory."""
 
     buffers: dict[str, float] = field(default_factory=dict)
     free: dict[str, int] = field(default_factory=dict)
+    prompt_cache: int = 0
     reason: str = ""
 
     @property
@@ -53,8 +57,10 @@ class LoadLog:
         for device, mib in self.buffers.items():
             name = _device(device, cards)
             taken[name] = taken.get(name, 0) + mib
+        on_cards = bool(taken.keys() - {"ram"})
+        host = PROCESS_MIB + self.prompt_cache + (CUDA_HOST_MIB if on_cards else 0)
         for name in taken:
-            taken[name] += PROCESS_MIB if name == "ram" else CUDA_MIB
+            taken[name] += host if name == "ram" else CUDA_MIB
         return {name: ceil(mib) for name, mib in taken.items()}
 
 
@@ -71,6 +77,8 @@ def read_log(lines: Iterable[str]) -> LoadLog:
             seen[key] = before + float(match["mib"])
         elif match := USING.search(line):
             log.free[match["device"]] = int(match["mib"])
+        elif match := PROMPT_CACHE.search(line):
+            log.prompt_cache = int(match["mib"])
         elif not log.reason and OUT_OF_MEMORY.search(line) and not TRIED_AGAIN.search(line):
             log.reason = line.strip()[:300]
     for (device, _), mib in seen.items():
