@@ -15,7 +15,7 @@ from contracts.report import Report
 RESULT_LIMIT = 400
 ITEMS = 3
 # Stages that a reader of the answer should know about even without `stages`.
-NOTABLE = frozenset({"queue", "recovery", "compaction", "retry"})
+NOTABLE = frozenset({"queue", "recovery", "compaction", "retry", "engine"})
 
 
 def line(console: Console, text: str, style: str = "", end: str = "\n") -> None:

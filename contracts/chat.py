@@ -107,9 +107,11 @@ class RunView(Message):
 
 
 class Exchange(Message):
-    """One engine call, byte for byte: the request body sent and the raw completion received."""
+    """One engine call, byte for byte: the request body sent and the raw completion received.
+    `request_id` is what the engine's log and the trace know it by."""
 
     n: int
+    request_id: str = ""
     request: str
     response: str
     ms: float

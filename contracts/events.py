@@ -32,8 +32,11 @@ class RunData(Message):
 
 
 class StageData(Message):
-    """`name` is one of queue, recovery, compaction, model, tool, approval, structure, retry.
-    `ms` is there when the stage has finished."""
+    """`name` is one of queue, recovery, compaction, model, engine, tool, approval, structure,
+    retry. `ms` is there when the stage has finished. `engine` is a wait within `model` or
+    `structure` for a model that is loaded first, or that others use: it is `started` anew with each
+    change of its `detail`, such as "balanced: waiting, place 2" or "loading qwen3-4b 40 %", and
+    finishes once."""
 
     name: str
     status: Literal["started", "finished"]

@@ -152,6 +152,12 @@ class Settings(BaseSettings):
     first_token_timeout_s: float = Field(
         120, gt=0, description="wait for an engine's first token, seconds", json_schema_extra=COMMON
     )
+    engine_wait_s: float = Field(
+        900,
+        gt=0,
+        description="wait for a model that the brain has to load, or that others use, seconds; more"
+        " than its GATEWAY_QUEUE_TIMEOUT_S",
+    )
     token_timeout_s: float = Field(30, gt=0, description="wait between tokens, seconds")
     drain_timeout_s: float = Field(
         10, ge=0, description="at shutdown, time for running runs to end, seconds"

@@ -14,15 +14,17 @@ from langchain_core.messages import HumanMessage
 
 from contracts.errors import VarietError
 from contracts.settings import Settings
+from contracts.tiers import SwapProgress
 from orchestrator.agent.approvals import Approvals
 from orchestrator.agent.context import Window
-from orchestrator.agent.model import ChatModel, Engine, Limits
+from orchestrator.agent.model import ChatModel, Engine, Limits, Watch
 from orchestrator.agent.policy import load_policy
 from orchestrator.agent.prompt import SYSTEM_PROMPT
 from orchestrator.agent.runs import Runs
 from orchestrator.agent.toolbox import Toolbox
 from orchestrator.agent.toolservers import Source
 from orchestrator.agent.turn import Parts
+from orchestrator.agent.waking import Waker
 from orchestrator.agent.wire import tls
 from orchestrator.engine import as_served, engine_of
 from orchestrator.knowledge.index import Index
@@ -185,8 +187,9 @@ class Orchestrator:
             settings.temperature,
             settings.first_token_timeout_s,
             settings.token_timeout_s,
+            settings.engine_wait_s,
         )
-        model = ChatModel(self.engine, limits)
+        model = ChatModel(self.engine, limits, Waker.of(self.engine.url, settings))
         self._stack.push_async_callback(model.close)
         return model
 
@@ -207,10 +210,12 @@ class Orchestrator:
 
     async def _prewarm(self) -> None:
         """Let the engine read the system prompt and the tools once, so that the first question
-        finds them in its cache. An engine that is down is said, and costs no readiness."""
+        finds them in its cache. An engine that is down, or has to be loaded first, costs no
+        readiness, and nobody who waits for an answer has to wait for this one."""
+        watch = Watch(priority="background", on_progress=self._waits)
         try:
             greeting = await self.parts.model.complete(
-                [HumanMessage("Hello")], tools=self.parts.offered(), max_tokens=1
+                [HumanMessage("Hello")], tools=self.parts.offered(), max_tokens=1, watch=watch
             )
             self.parts.window.measure_head(greeting.usage.prompt_tokens)
         except VarietError as error:
@@ -218,6 +223,10 @@ class Orchestrator:
         except Exception:  # boundary: without it the first question is slower, and that is all
             log.exception("pre-warm failed")
         finally:
+            self.ready.set()
+
+    def _waits(self, progress: SwapProgress | None) -> None:
+        if progress is not None:
             self.ready.set()
 
     async def _tidy(self) -> None:

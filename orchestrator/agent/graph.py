@@ -24,10 +24,11 @@ from contracts.errors import EngineError, Unprocessable
 from orchestrator.agent import messages as wire
 from orchestrator.agent.calls import answer_calls
 from orchestrator.agent.context import Aside, characters
-from orchestrator.agent.model import Completion, ContextOverflow
+from orchestrator.agent.model import Completion, ContextOverflow, Watch
 from orchestrator.agent.prompt import structured_instruction
 from orchestrator.agent.schemas import compile_schema, schema_problem
 from orchestrator.agent.turn import Turn
+from orchestrator.agent.waiting import Waiting
 from orchestrator.store.records import new_id
 
 EMPTY = "Your last answer was empty. Answer the question, or call a tool."
@@ -169,6 +170,7 @@ async def _complete(
         model=completion.model,
         prompt_tokens=completion.usage.prompt_tokens,
         completion_tokens=completion.usage.completion_tokens,
+        request_id=turn.request_id,
     )
     return completion
 
@@ -176,15 +178,19 @@ async def _complete(
 async def _call(
     turn: Turn, prompt: Sequence[BaseMessage], schema: dict[str, Any] | None
 ) -> Completion:
-    return await turn.parts.model.complete(
-        prompt,
-        tools=turn.parts.offered(),
-        tier=turn.request.tier if turn.request else None,
-        schema=schema,
-        on_token=None if schema else turn.token,
-        on_retry=lambda error: turn.note("retry", error.message),
-        on_exchange=turn.keep_exchange,
-    )
+    model = turn.parts.model
+    tier = turn.request.tier if turn.request else None
+    with Waiting(turn, tier or model.engine.model) as waiting:
+        watch = Watch(
+            on_token=None if schema else turn.token,
+            on_retry=lambda error: turn.note("retry", error.message),
+            on_progress=waiting.show,
+            on_exchange=turn.keep_exchange,
+            request_ids=turn.request_ids(),
+        )
+        return await model.complete(
+            prompt, tools=turn.parts.offered(), tier=tier, schema=schema, watch=watch
+        )
 
 
 def _fit(turn: Turn, messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +13,20 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from contracts.chat import Usage
-from contracts.errors import BadRequest, EngineError, EngineTimeout, Unavailable, VarietError
+from contracts.errors import EngineError, EngineTimeout, VarietError
+from contracts.tiers import Priority, SwapProgress
 from orchestrator.agent.completions import Completions
+from orchestrator.agent.failures import ContextOverflow as ContextOverflow
+from orchestrator.agent.failures import NotStarted, explained
 from orchestrator.agent.prompt import SYSTEM_PROMPT
 from orchestrator.agent.values import mended_text
+from orchestrator.agent.waking import Waker
 from orchestrator.agent.wire import Exchange, RecordingTransport, current_exchange, tls
 
 RETRY_DELAYS_S = (0.2, 1.0)
-RETRY_AFTER_MAX_S = 10.0
+WAKE_PAUSE_S = 1.0
 OnExchange = Callable[[Exchange], Awaitable[None]]
+WAKING = SwapProgress(engine="", stage="queued", detail="waking the brain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +59,41 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """`wait_s`: for a model that a gateway has to load, or that others use; `first_token_s` then
+    counts from the last that the gateway told."""
+
     max_tokens: int
     temperature: float
     first_token_s: float
     token_s: float
+    wait_s: float = 900.0
 
 
-class ContextOverflow(BadRequest):
-    """The engine refused the prompt as too long."""
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Whom a call tells how it goes, and how the gateway knows it. `on_progress` is told where it
+    stands while it waits, None once it is let in. `on_exchange` gets each attempt."""
+
+    on_token: Callable[[str], None] | None = None
+    on_retry: Callable[[VarietError], None] | None = None
+    on_progress: Callable[[SwapProgress | None], None] | None = None
+    on_exchange: OnExchange | None = None
+    request_ids: Iterator[str] | None = None
+    priority: Priority = "chat"
+
+
+NOBODY = Watch()
 
 
 class ChatModel:
     """Calls an OpenAI-compatible engine through langchain-openai. Retries only what has not sent
-    a token yet: connection failures and 429, 502, 503."""
+    a token yet: connection failures and 429, 502, 503. A brain that sleeps is woken first, unless
+    nobody waits for the answer (priority `background`)."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, limits: Limits, waker: Waker | None = None) -> None:
         self.engine = engine
         self.limits = limits
+        self._waker = waker or Waker(engine.url, None, 0.0)
         timeout = httpx2.Timeout(connect=5, read=None, write=30, pool=None)
         pool = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
         self._http = httpx2.AsyncClient(
@@ -109,32 +132,45 @@ class ChatModel:
         tools: list[dict[str, Any]],
         tier: str | None = None,
         schema: dict[str, Any] | None = None,
-        on_token: Callable[[str], None] | None = None,
-        on_retry: Callable[[VarietError], None] | None = None,
-        on_exchange: OnExchange | None = None,
         max_tokens: int | None = None,
+        watch: Watch = NOBODY,
     ) -> Completion:
         """One engine call. With `schema` the engine may only answer with JSON of that form."""
         options = self._options(tools, schema)
         options["model"] = self.engine.name(tier)
         options["max_tokens"] = max_tokens or self.max_tokens
         prompt = [self._system, *messages]
-        for delay in (*RETRY_DELAYS_S, None):
-            exchange = Exchange()
-            token = current_exchange.set(exchange)
+        until = time.monotonic() + self.limits.wait_s
+        delays = iter(RETRY_DELAYS_S)
+        while True:
+            call = _Call(self, watch, until)
+            token = current_exchange.set(call.exchange)
             try:
-                return await self._once(prompt, options, on_token)
-            except _NotStarted as failure:
-                if delay is None:
-                    raise failure.error from failure.error.__cause__
-                if on_retry:
-                    on_retry(failure.error)
-                await asyncio.sleep(max(delay, failure.retry_after))
+                completion = await self._once(prompt, options, call)
+            except NotStarted as failure:
+                await asyncio.sleep(await self._pause(failure, delays, watch))
+            else:
+                self._waker.answered()
+                return completion
             finally:
                 current_exchange.reset(token)
-                if on_exchange:
-                    await on_exchange(exchange)
-        raise AssertionError("the loop returns or raises")
+                if watch.on_exchange:
+                    await watch.on_exchange(call.exchange)
+
+    async def _pause(self, failure: NotStarted, delays: Iterator[float], watch: Watch) -> float:
+        """Seconds until the call is made again. Raises its error, if it is not."""
+        if not failure.unreachable:
+            self._waker.answered()
+        elif watch.priority != "background" and await self._waker.waking():
+            if watch.on_progress:
+                watch.on_progress(WAKING)
+            return WAKE_PAUSE_S
+        delay = next(delays, None)
+        if delay is None:
+            raise failure.error from failure.error.__cause__
+        if watch.on_retry:
+            watch.on_retry(failure.error)
+        return max(delay, failure.retry_after)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -159,12 +195,13 @@ class ChatModel:
         self,
         prompt: Sequence[BaseMessage],
         options: dict[str, Any],
-        on_token: Callable[[str], None] | None,
+        call: "_Call",
     ) -> Completion:
         whole: AIMessageChunk | None = None
         stream = self._chat.astream(list(prompt), **options)
         try:
-            async for chunk in self._timed(stream):
+            on_token = call.watch.on_token
+            async for chunk in self._timed(stream, call):
                 assert isinstance(chunk, AIMessageChunk)
                 whole = chunk if whole is None else whole + chunk
                 if on_token and isinstance(chunk.content, str) and chunk.content:
@@ -172,28 +209,40 @@ class ChatModel:
         except VarietError:
             raise
         except (openai.APIError, httpx2.HTTPError) as error:
-            raise self._explain(error, started=whole is not None) from error
+            raise explained(error, self.engine.url, started=whole is not None) from error
         return self._completion(whole)
 
-    async def _timed(self, stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _timed(self, stream: AsyncIterator[Any], call: "_Call") -> AsyncIterator[Any]:
         limit, waited_for = self.limits.first_token_s, "first token"
         try:
             while True:
                 try:
-                    async with asyncio.timeout(limit):
+                    async with asyncio.timeout(limit) as call.clock:
                         chunk = await anext(stream)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
+                    if call.waited_out:
+                        raise self._never_let_in() from None
                     raise EngineTimeout(
                         "engine_timeout",
                         f"The engine at {self.engine.url} sent no {waited_for} for {limit:g} s.",
                         "Ask again; if it stays so, restart the engine (`variet doctor`).",
                     ) from None
+                if waited_for == "first token":
+                    call.let_in()
                 yield chunk
                 limit, waited_for = self.limits.token_s, "further token"
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
+
+    def _never_let_in(self) -> EngineTimeout:
+        return EngineTimeout(
+            "engine_wait_timeout",
+            f"The gateway at {self.engine.url} had no engine for this within"
+            f" ENGINE_WAIT_S={self.limits.wait_s:g} s.",
+            "Ask again; `variet tiers` shows what it is busy with.",
+        )
 
     def _completion(self, whole: AIMessageChunk | None) -> Completion:
         finish = whole.response_metadata.get("finish_reason") if whole else None
@@ -219,62 +268,36 @@ class ChatModel:
             cut=finish == "length",
         )
 
-    def _explain(self, error: Exception, started: bool) -> Exception:
-        url = self.engine.url
-        if isinstance(error, openai.APIStatusError):
-            return self._refusal(error)
-        if started:
-            return EngineError(
-                "engine_truncated",
-                f"The engine at {url} broke off in the middle of its answer.",
-                "Ask again; if it stays so, look at the engine's log.",
-            )
-        unreachable = Unavailable(
-            "engine_unreachable",
-            f"The engine at {url} cannot be reached.",
-            "Start it, or correct OPENAI_COMPAT_URL; `variet doctor` checks both.",
-        )
-        unreachable.__cause__ = error
-        return _NotStarted(unreachable)
 
-    def _refusal(self, error: openai.APIStatusError) -> Exception:
-        url, status = self.engine.url, error.status_code
-        text = mended_text(error.message[:300])
-        if status == 400 and ("context" in text.lower() or "too long" in text.lower()):
-            return ContextOverflow(
-                "context_overflow",
-                f"The engine's window is too small for this thread: {text}",
-                "Start a new thread, or raise MAX_MODEL_LEN.",
-            )
-        if status in (401, 403):
-            return EngineError(
-                "engine_key",
-                f"The engine at {url} refused the key (HTTP {status}).",
-                "Set OPENAI_COMPAT_KEY to the key of that server.",
-            )
-        failure = EngineError(
-            "engine_refused",
-            f"The engine at {url} answered HTTP {status}: {text}",
-            "Ask again; if it stays so, look at the engine's log.",
-        )
-        failure.__cause__ = error
-        if status in (429, 502, 503):
-            return _NotStarted(failure, _retry_after(error))
-        return failure
+class _Call:
+    """One attempt, with the time limit that each sign of life from the gateway puts off."""
 
+    def __init__(self, model: ChatModel, watch: Watch, until: float) -> None:
+        self.watch = watch
+        self.clock: asyncio.Timeout | None = None
+        self.waited_out = False
+        self._first_token_s = model.limits.first_token_s
+        self._until = until
+        headers = {"X-Variet-Progress": "1", "X-Variet-Priority": watch.priority}
+        if watch.request_ids is not None:
+            headers["X-Request-Id"] = next(watch.request_ids)
+        self.exchange = Exchange(headers=headers, on_progress=self._told)
 
-class _NotStarted(Exception):
-    """Nothing of the answer has arrived: the call may be made again."""
+    def let_in(self) -> None:
+        """The engine answers: no queue and no load is waited for any more."""
+        if self.watch.on_progress:
+            self.watch.on_progress(None)
 
-    def __init__(self, error: VarietError, retry_after: float = 0.0) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.retry_after = retry_after
-
-
-def _retry_after(error: openai.APIStatusError) -> float:
-    value = error.response.headers.get("retry-after", "")
-    return min(float(value), RETRY_AFTER_MAX_S) if value.isdigit() else 0.0
+    def _told(self, progress: SwapProgress) -> None:
+        if self.watch.on_progress:
+            self.watch.on_progress(progress)
+        clock = self.clock
+        if clock is None or clock.expired():
+            return
+        left = self._until - time.monotonic()
+        self.waited_out = progress.stage != "ready" and left < self._first_token_s
+        wait = left if self.waited_out else self._first_token_s
+        clock.reschedule(asyncio.get_running_loop().time() + max(0.0, wait))
 
 
 def elapsed_ms(since: float) -> float:

@@ -7,7 +7,7 @@ the journal already.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Progress:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     steps: int = 0
+    engine_calls: int = 0
     active_ms: float = 0
     model: str = ""
     compacted: bool = False
@@ -132,6 +133,18 @@ class Turn:
             body = b"".join(exchange.response)
             ms = elapsed_ms(exchange.started)
             await self.parts.store.add_exchange(self.run.id, exchange.request, body, ms)
+
+    def request_ids(self) -> Iterator[str]:
+        """Names of the run's engine calls, in order: what the brain's log and metrics know them by.
+        Each is that of the exchange with the same number."""
+        while True:
+            self.progress.engine_calls += 1
+            yield self.request_id
+
+    @property
+    def request_id(self) -> str:
+        """Of the newest engine call."""
+        return request_id(self.run.id, self.progress.engine_calls)
 
     def count(self, usage: Usage, model: str) -> None:
         self.progress.prompt_tokens += usage.prompt_tokens
@@ -216,6 +229,10 @@ class Stage:
     def _data(self, status: str) -> dict[str, Any]:
         data = {"name": self.name, "status": status}
         return data | {"detail": self.detail} if self.detail else data
+
+
+def request_id(run_id: str, number: int) -> str:
+    return f"{run_id}.{number}"
 
 
 def view(record: ApprovalRecord) -> Approval:

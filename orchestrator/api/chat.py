@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from contracts.chat import ApprovalOutcome, ChatRequest, ChatResponse, Exchange, RunView, StageTime
 from contracts.errors import NotFound
+from orchestrator.agent.turn import request_id
 from orchestrator.api.body import check_value
 from orchestrator.api.disconnect import while_connected
 from orchestrator.api.page import Page, page_of
@@ -74,7 +75,11 @@ async def run_exchanges(run_id: str, owner: Owner, parts: Parts) -> Page[Exchang
     found = await parts.store.exchanges(run_id)
     items = [
         Exchange(
-            n=n, request=a.decode("utf-8", "replace"), response=b.decode("utf-8", "replace"), ms=ms
+            n=n,
+            request_id=request_id(run_id, n),
+            request=a.decode("utf-8", "replace"),
+            response=b.decode("utf-8", "replace"),
+            ms=ms,
         )
         for n, a, b, ms in found
     ]

@@ -91,16 +91,18 @@ class RemoteEmbedder:
         starts = range(0, len(texts), REMOTE_BATCH)
         seconds = BULK_TIMEOUT_S if bulk else QUERY_TIMEOUT_S
         batches = [
-            await self._embed(texts[start : start + REMOTE_BATCH], seconds) for start in starts
+            await self._embed(texts[start : start + REMOTE_BATCH], seconds, bulk)
+            for start in starts
         ]
         return np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
 
-    async def _embed(self, texts: list[str], seconds: float) -> Floats:
+    async def _embed(self, texts: list[str], seconds: float, bulk: bool) -> Floats:
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         try:
             response = await self._http.post(
                 f"{self._url}/embeddings",
                 json=body,
+                headers={"X-Variet-Priority": "background" if bulk else "chat"},
                 timeout=(CONNECT_TIMEOUT_S, seconds, seconds, seconds),
             )
         except self._errors as error:

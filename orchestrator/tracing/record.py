@@ -11,7 +11,8 @@ class SpanRecord:
     """One model call, tool call or stage. `input` and `output` are JSON-like values.
 
     `prompt_tokens` and `completion_tokens` are for generations; None if the engine gave none.
-    `message` says what went wrong when `level` is ERROR.
+    `message` says what went wrong when `level` is ERROR. `request_id` is what the engine's log
+    knows a generation by.
     """
 
     kind: Literal["generation", "tool", "stage"]
@@ -25,6 +26,7 @@ class SpanRecord:
     completion_tokens: int | None = None
     level: Literal["DEFAULT", "ERROR"] = "DEFAULT"
     message: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,8 @@ def _span_attributes(span: SpanRecord, turn: TurnRecord) -> dict[str, Any]:
         attributes[Attributes.OBSERVATION_OUTPUT] = _text(span.output)
     if span.message:
         attributes[Attributes.OBSERVATION_STATUS_MESSAGE] = _text(span.message)
+    if span.request_id:
+        attributes[f"{Attributes.OBSERVATION_METADATA}.request_id"] = span.request_id
     if span.kind != "generation":
         return attributes
     attributes[Attributes.OBSERVATION_MODEL] = span.model or turn.model

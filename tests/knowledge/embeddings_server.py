@@ -17,6 +17,7 @@ class EmbeddingsServer:
         self._released = threading.Event()
         self.answer: Any = None
         self.requests: list[tuple[dict[str, Any], str | None]] = []
+        self.priorities: list[str] = []
         self._dimension = dimension
         self._port = 0
         self.start()
@@ -29,6 +30,7 @@ class EmbeddingsServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 served.requests.append((body, self.headers.get("Authorization")))
+                served.priorities.append(self.headers.get("X-Variet-Priority", ""))
                 if served.silent:
                     served._released.wait()
                     return

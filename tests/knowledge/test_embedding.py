@@ -67,6 +67,14 @@ async def test_a_failing_and_an_absent_server_are_told_apart(
     await absent.close()
 
 
+async def test_bulk_work_lets_questions_go_first(
+    remote: RemoteEmbedder, server: EmbeddingsServer
+) -> None:
+    await remote.embed(["a"])
+    await remote.embed(["a"], bulk=True)
+    assert server.priorities == ["chat", "background"]
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_server_without_room_is_one_to_wait_for(
     remote: RemoteEmbedder, server: EmbeddingsServer, status: int

@@ -34,6 +34,7 @@ ASKING = SpanRecord(
     model="nano",
     prompt_tokens=120,
     completion_tokens=9,
+    request_id="run_1.1",
 )
 PATCHING = SpanRecord(
     kind="tool",
@@ -157,6 +158,7 @@ async def test_generations_have_model_usage_and_times(receiver: OtlpReceiver) ->
     assert span.type == "generation"
     assert span.attributes["langfuse.observation.model.name"] == "nano"
     assert span.usage == {"input": 120, "output": 9}
+    assert span.attributes["langfuse.observation.metadata.request_id"] == "run_1.1"
     assert (span.started_ns, span.ended_ns) == (ASKING.started_ns, ASKING.ended_ns)
     assert span.input == '[{"role": "user", "content": "Fix the cell"}]'
     assert "apply_patch" in span.output

@@ -83,6 +83,10 @@ class HttpConnection(asyncio.Protocol, ABC):
         data = b"data: " + text.encode() + b"\n\n"
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def write_comment(self, text: str) -> None:
+        data = b": " + text.encode() + b"\n\n"
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
     def end_stream(self) -> None:
         self._transport.write(LAST_CHUNK)
 

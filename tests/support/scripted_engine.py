@@ -216,6 +216,9 @@ class _Connection(HttpConnection):
             await asyncio.sleep(reply.first_delay_ms / 1_000)
         if reply.status != 200:
             call.finished = True
+            if reply.error_event is not None:
+                self.write_json({"error": reply.error_event}, reply.status)
+                return
             self._error(reply.status, reply.error or f"scripted error {reply.status}")
             return
         await (self._stream if body.get("stream") else self._whole)(reply, body, call)
@@ -242,6 +245,12 @@ class _Connection(HttpConnection):
             await self._break(reply, call)
             return
         self.begin_stream()
+        await self._wait(reply, call)
+        if reply.error_event is not None:
+            self._write({"error": reply.error_event})
+            call.finished = True
+            self.end_stream()
+            return
         frame = _envelope(body, "chat.completion.chunk")
         self._event(frame, {"role": "assistant", "content": None}, None)
         loop = asyncio.get_running_loop()
@@ -264,6 +273,14 @@ class _Connection(HttpConnection):
         call.finished = True
         self.write_event("[DONE]")
         self.end_stream()
+
+    async def _wait(self, reply: Reply, call: Call) -> None:
+        """Say what a gateway says of a request that waits, if it is asked to."""
+        if call.headers.get("x-variet-progress") != "1":
+            return
+        for told in reply.waits:
+            self.write_comment(told if isinstance(told, str) else json.dumps(told))
+            await asyncio.sleep(reply.wait_ms / 1_000)
 
     async def _break(self, reply: Reply, call: Call, streaming: bool = False) -> None:
         if reply.fault == "hang":

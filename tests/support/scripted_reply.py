@@ -36,6 +36,11 @@ class Reply(Message):
     tool_calls: list[ScriptedCall] = []
     first_delay_ms: float = Field(0, ge=0, description="silence before the first token")
     delay_ms: float = Field(0, ge=0, description="time from one token to the next")
+    waits: list[Any] = Field([], description="comments sent first, where progress is asked for")
+    wait_ms: float = Field(0, ge=0, description="time after each of them")
+    error_event: dict[str, Any] | None = Field(
+        None, description="error of an error event, or of an error answer"
+    )
     fault: Fault | None = None
     fault_after: int = Field(0, ge=0, description="tokens before the fault; 0: before any")
     status: int = Field(200, description="other than 200: an error answer with this status")
