@@ -72,6 +72,25 @@ def test_requests_side_by_side_take_what_llama_cpp_tells(
     assert told <= host.context < told + 1
 
 
+@pytest.mark.parametrize(("parallel", "told"), [(1, 814), (2, 988)])
+def test_five_of_six_layers_of_gemma_3_attend_to_a_window(parallel: int, told: int) -> None:
+    """Told by llama.cpp for 32,768 tokens altogether, of 16 bits."""
+    values = named(
+        "gemma3",
+        block_count=34,
+        embedding_length=2_560,
+        attention__head_count=8,
+        attention__head_count_kv=4,
+        attention__key_length=256,
+        attention__value_length=256,
+        attention__sliding_window=1_024,
+    )
+    launch = Launch(32_768 // parallel, parallel=parallel)
+    caches = layer_caches(header_of(values, {}), launch)
+    assert sum(one.attention for one in caches) / MIB == told
+    assert [one.windowed for one in caches[:7]] == [*[True] * 5, False, True]
+
+
 def test_the_hybrids_take_what_their_users_report() -> None:
     """2.66 and 4.25 GiB of keys and values at 262,144 tokens of 8 bits, without the states."""
     for model, told in ((hybrid_35b, 2.66), (hybrid_9b, 4.25)):
