@@ -13,6 +13,7 @@ from models.manifest import load_manifest
 from models.store import Store
 
 DEMO = "nano"
+DEFAULT = "default"
 DEFAULT_CONTEXT = 8_192
 PROBE_S = 3.0
 SUFFIX = ".gguf"
@@ -63,6 +64,8 @@ def _served(settings: Settings, url: str, manifest: Manifest) -> ModelChoice:
     listed = _ask_models(settings, url)
     names = [str(model.get("id", "")) for model in listed]
     name = settings.model_id or (names[0] if len(names) == 1 else None)
+    if name is None and DEFAULT in names:
+        name = DEFAULT
     if name is None:
         raise SettingsError(
             "no_model_id",
@@ -70,12 +73,14 @@ def _served(settings: Settings, url: str, manifest: Manifest) -> ModelChoice:
             f"Set MODEL_ID to one of: {', '.join(names) or 'the models that it serves'}.",
         )
     said = next((model for model in listed if model.get("id") == name), {})
-    entry = manifest.get(name)
+    entry = manifest.get(told_model(said) or name)
     evaluated = entry.tools_evaluated if entry else None
+    told = told_context(said) if told_model(said) else None
     return ModelChoice(
         id=name,
         sentence=f"{name}, served at {url}.",
         context=settings.max_model_len
+        or told
         or (entry.context if entry else None)
         or told_context(said)
         or DEFAULT_CONTEXT,
@@ -112,6 +117,14 @@ def told_context(model: dict[str, Any]) -> int | None:
     meta = model.get("meta")
     told = model.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
     return told if isinstance(told, int) and told > 0 else None
+
+
+def told_model(model: dict[str, Any]) -> str | None:
+    """The id in the manifest of an item of GET /v1/models, as the brain's gateway says it of each
+    of its names; None: the server is another, or does not say."""
+    variet = model.get("variet")
+    told = variet.get("model") if isinstance(variet, dict) else None
+    return told if isinstance(told, str) else None
 
 
 def _unreachable(url: str, reason: str) -> Unavailable:

@@ -8,7 +8,7 @@ import httpx2
 from contracts.errors import SettingsError
 from contracts.manifest import Manifest
 from contracts.settings import Settings
-from models.choice import told_context
+from models.choice import told_context, told_model
 from models.manifest import load_manifest
 from orchestrator.agent.model import Engine
 
@@ -65,7 +65,7 @@ def _with(
     """`names`: what is served, by name. A server of one model may list it under several; the
     gateway lists many, and says of each name which model it is."""
     said = names.get(engine.model) or {}
-    entry = manifest.get(str(_told_by_gateway(said).get("model")))
+    entry = manifest.get(told_model(said) or "")
     if entry is None:
         known = [entry for name in names if (entry := manifest.get(name))]
         entry = known[0] if len(known) == 1 else None
@@ -77,8 +77,3 @@ def _with(
         context=context or engine.context,
         tools_evaluated=None if evaluated is None else frozenset(evaluated),
     )
-
-
-def _told_by_gateway(said: dict[str, object]) -> dict[str, object]:
-    told = said.get("variet")
-    return told if isinstance(told, dict) else {}

@@ -1,6 +1,7 @@
 import asyncio
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from contracts.errors import NotFound, SettingsError, Unauthorized, Unavailable, Unprocessable
@@ -144,6 +145,26 @@ async def test_a_served_model_of_the_manifest_keeps_what_the_manifest_knows(stor
         )
     assert choice.context == 65_536
     assert choice.reasoning_field == "reasoning_content"
+
+
+def test_of_the_gateways_names_default_is_taken_and_its_model_known(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [
+        {"id": name, "max_model_len": 1_024, "variet": {"model": model}}
+        for name, model in (("fast", "qwen3-4b"), ("nano", "nano"), ("default", "nano"))
+    ]
+    request = httpx2.Request("GET", NOWHERE)
+    answer = httpx2.Response(200, json={"data": items}, request=request)
+    monkeypatch.setattr("models.choice.httpx2.get", lambda *_, **__: answer)
+    choice = choose(store, openai_compat_url=NOWHERE)
+    assert choice.id == "default"
+    assert choice.context == 1_024
+    assert choice.tools_evaluated is not None
+    items.pop()
+    answer = httpx2.Response(200, json={"data": items}, request=request)
+    with pytest.raises(SettingsError, match="serves 2 models"):
+        choose(store, openai_compat_url=NOWHERE)
 
 
 def test_a_server_that_does_not_answer_is_an_error(store: Store) -> None:
