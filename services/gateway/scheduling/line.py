@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from services.gateway.scheduling.types import Ticket
 
@@ -62,6 +63,12 @@ class Line:
         for part in (self.chat, self.background):
             if part:
                 yield next(iter(part.values()))
+
+    def due(self, now: float, timeout_s: float) -> Iterator[Waiter]:
+        """Those who have waited so long."""
+        for part in (self.chat, self.background):
+            # Each part is ordered by age.
+            yield from takewhile(lambda w: now >= w.since + timeout_s, part.values())
 
     def first(self, now: float, max_wait_s: float) -> Waiter | None:
         return min(self.heads(), key=lambda w: w.rank(now, max_wait_s), default=None)

@@ -31,10 +31,9 @@ def expire(pool: Pool, now: float) -> None:
 
 def _time_out(pool: Pool, engine: Record, now: float) -> None:
     limits = pool.limits
-    for waiter in tuple(engine.line):
-        if now >= waiter.since + limits.queue_timeout_s:
-            refusal = refusals.waited(engine.name, limits, pool.patience(engine))
-            pool.refuse(engine, waiter, refusal)
+    for waiter in tuple(engine.line.due(now, limits.queue_timeout_s)):
+        refusal = refusals.waited(engine.name, limits, pool.patience(engine))
+        pool.refuse(engine, waiter, refusal)
 
 
 def serve(pool: Pool, now: float) -> None:

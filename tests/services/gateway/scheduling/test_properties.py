@@ -171,6 +171,6 @@ def profile(examples: int, steps: int) -> settings:
     )
 
 
-class TestHistories(Histories.TestCase):  # type: ignore[name-defined,misc]
+class TestHistories(Histories.TestCase):  # type: ignore[misc,valid-type]
     settings = profile(EXAMPLES, 30)
     pytestmark = [pytest.mark.nightly]
