@@ -170,6 +170,40 @@ def test_the_cache_of_prompts_counts_in_main_memory_as_llama_server_has_it_by_de
     assert embeds == off
 
 
+def test_states_that_are_kept_to_go_back_to_count_in_main_memory() -> None:
+    """llama-server keeps one for every 8,192 tokens of each request."""
+    state = sum(one.state for one in layer_caches(hybrid_35b(), Launch(1))) / MIB
+    kept = on_cards(hybrid_35b(), "--parallel", "2", "--kv-unified").host.other
+    none = on_cards(hybrid_35b(), "--ctx-checkpoints", "0").host.other
+    assert kept - none == pytest.approx(2 * (65_536 // 8_192 + 2) * state)
+    few = on_cards(hybrid_35b(), "--ctx-checkpoints", "3").host.other
+    assert few - none == pytest.approx(3 * state)
+
+
+def test_several_cards_in_a_row_hold_their_inputs_four_times() -> None:
+    # The mask of 262,144 tokens is 256 MiB.
+    row = on_cards(dense(), context=262_144, cards=2).cards[0].compute
+    assert 4 * 256 < row < 4 * 256 + 100
+    for flags in (("--split-mode", "tensor"), ("--no-kv-offload",), ("--n-cpu-ffn", "1")):
+        plain = on_cards(dense(), *flags, context=262_144, cards=2).cards[0].compute
+        assert plain < 1_024
+
+
+def test_experts_that_are_worked_on_from_main_memory_pass_through_the_card() -> None:
+    largest = max(t.bytes for t in hybrid_35b().tensors if "_exps" in t.name) / MIB
+    here = on_cards(hybrid_35b(), context=262_144).cards[0].compute
+    there = on_cards(hybrid_35b(), "--cpu-moe", context=262_144).cards[0].compute
+    assert there - here == pytest.approx(2 * largest)
+
+
+def test_the_mask_is_of_all_requests_tokens() -> None:
+    one = estimate(dense(), Launch(65_536)).host.compute
+    two = estimate(dense(), Launch(65_536, parallel=2)).host.compute
+    shared = estimate(dense(), Launch(65_536, parallel=2, unified=True)).host.compute
+    assert two - one == pytest.approx(64)
+    assert shared == one
+
+
 def test_keys_and_values_may_stay_in_main_memory() -> None:
     there = on_cards(dense(), "--no-kv-offload")
     assert there.cards[0].context == 0

@@ -8,7 +8,15 @@ import pytest
 
 from contracts.errors import EngineError
 from contracts.settings import REPOSITORY
-from models.gguf.header import KEPT_ELEMENTS, Header, Value, parts, read_header, read_model
+from models.gguf.header import (
+    KEPT_ELEMENTS,
+    MOST_STRINGS,
+    Header,
+    Value,
+    parts,
+    read_header,
+    read_model,
+)
 from models.gguf.quants import FORMATS
 from tests.models.gguf.files import F16, F32, Written, header, pair, tensor, write_gguf
 
@@ -151,3 +159,22 @@ def test_numbers_that_are_none_count_as_untold() -> None:
     }
     read = Header(values, 0)
     assert [read.number(key) for key in "abcd"] == [0, 0, 0, 0]
+
+
+def test_arrays_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    """Two megabytes of small numbers would be seventy of Python's."""
+    path = tmp_path / "bomb.gguf"
+    numbers = struct.pack("<IIQ", 9, 0, KEPT_ELEMENTS) + bytes(KEPT_ELEMENTS)
+    path.write_bytes(header([pair(f"k{n}", "")[:-12] + numbers for n in range(420)], []))
+    with pytest.raises(EngineError, match="bytes of metadata"):
+        read_header(path)
+
+
+def test_an_array_of_more_texts_than_any_vocabulary_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty-texts.gguf"
+    count = MOST_STRINGS + 1
+    with path.open("wb") as file:
+        file.write(header([pair("k", "")[:-12] + struct.pack("<IIQ", 9, 8, count)], []))
+        file.truncate(file.tell() + 8 * count)
+    with pytest.raises(EngineError, match="an array of 8388609 texts"):
+        read_header(path)

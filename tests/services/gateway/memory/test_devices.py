@@ -69,6 +69,14 @@ def test_a_machine_without_cards_has_main_memory_alone() -> None:
     assert [status.device for status in known.status({})] == ["ram"]
 
 
+def test_cards_of_another_maker_are_not_looked_for_at_the_driver() -> None:
+    apple = two_cards(cards=[{"name": "Apple silicon", "mib": 21_845}], llm_cards=[0], emb_card=0)
+    readings = ToldReadings((reading(0, used=9_000),), RamReading(32_000, 20_000))
+    known = Devices(GatewaySettings(gateway_margin_mib=MARGIN), apple, Deployment(), readings)
+    card, _ = known.status({"card0": 1})
+    assert (card.name, card.budget, card.free) == ("Apple silicon", 21_845 - MARGIN, None)
+
+
 @pytest.mark.parametrize(("llm", "emb"), [("1,0", "0"), (f"{UUIDS[1]},GPU-1111", UUIDS[0])])
 def test_cards_are_found_by_index_and_by_uuid(llm: str, emb: str) -> None:
     known = devices(ToldReadings((reading(0, used=100), reading(1, used=200))), llm, emb)

@@ -69,6 +69,14 @@ def test_slots_share_the_context(tmp_path: Path) -> None:
     )
 
 
+def test_models_that_embed_are_worked_through_in_one_batch_and_keep_no_prompts() -> None:
+    launch = launch_of(spec(entry(kind="embed"), cards=()), 8_192)
+    assert (launch.embeddings, launch.ubatch, launch.gpu_layers) == (True, 2_048, 0)
+    assert launch_of(spec(entry(kind="rerank")), 512).ubatch == 512
+    chat = launch_of(spec(), 8_192)
+    assert (chat.embeddings, chat.ubatch) == (False, 512)
+
+
 def test_the_demo_model_takes_some_megabytes_of_main_memory_and_its_cache() -> None:
     engine = spec(None, "--cache-ram", "64", cards=())
     taken = needs(engine, no_cards(), 2_048, NANO, None)
