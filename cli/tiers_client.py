@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cli.address import local_url
 from cli.client import BY_STATUS
 from contracts.deployment import load_deployment
-from contracts.errors import EngineError, ErrorEnvelope, Unavailable, VarietError
+from contracts.errors import EngineError, ErrorBody, ErrorEnvelope, Unavailable, VarietError
 from contracts.gateway_settings import load_gateway_settings
 from contracts.settings import load_settings
 from contracts.tiers import Reloaded, SwapProgress, TiersStatus
@@ -167,9 +167,12 @@ def _route(tier: str, verb: str) -> str:
 
 
 def _told(body: bytes, kind: type[VarietError]) -> VarietError | None:
-    """The error that a gateway's answer holds; None: it is none of a gateway."""
-    try:
-        error = ErrorEnvelope.model_validate_json(body).error
-    except ValidationError:
-        return None
-    return kind(error.code, error.message, error.remedy)
+    """The error that a gateway's answer or event holds; None: it is none of a gateway."""
+    for form in (ErrorEnvelope, ErrorBody):
+        try:
+            told = form.model_validate_json(body)
+        except ValidationError:
+            continue
+        error = told.error if isinstance(told, ErrorEnvelope) else told
+        return kind(error.code, error.message, error.remedy)
+    return None

@@ -242,7 +242,8 @@ def test_a_load_that_fails_ends_with_the_gateway_s_error(
     error = {"code": "out_of_memory", "message": "12 of 10 MiB.", "remedy": "Lower the context."}
     gateway.routes["POST /tiers/deep/load"] = [
         progress(stage="loading", phase="start"),
-        sse("error", {"error": error}),
+        b": ping\n\n",
+        sse("error", error),
     ]
     assert variet("swap", "deep") == 1
     assert capsys.readouterr().err == "error: 12 of 10 MiB.\n  Lower the context.\n"
