@@ -43,10 +43,6 @@ def test_every_flag_changes_what_it_is_for() -> None:
         (("--flash-attn", "auto"), "flash", True),
         (("--cpu-moe",), "cpu_moe_layers", ALL_LAYERS),
         (("-ot", "a.*=CPU,out=CUDA1"), "overrides", (("a.*", "CPU"), ("out", "CUDA1"))),
-            ("-ot", r"blk\\.\d+=CPU,out=CUDA1"),
-            "overrides",
-            ((r"blk\\.\d+", "CPU"), ("out", "CUDA1")),
-        ),
         (("--mmproj", "/models/M.gguf"), "mmproj", "/models/M.gguf"),
     ],
 )
