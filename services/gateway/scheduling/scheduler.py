@@ -48,12 +48,8 @@ class Scheduler:
             pool.effects.refuse(ticket, refusals.unknown(ticket.engine))
             return
         waiter = pool.waiter(ticket, now)
-        if (
-            engine.state == "ready"
-            and len(engine.granted) < engine.target.concurrency
-            and not engine.line
-        ):
-            # Nothing else can follow from it: whoever may have this engine drained has done so.
+        if engine.state == "ready" and len(engine.granted) < engine.target.concurrency:
+            # Nobody waits for a slot that is free, and whoever may have it drained has done so.
             pool.tickets[ticket.id] = waiter
             grant(pool, engine, waiter, now)
             return

@@ -126,10 +126,11 @@ def test_an_engine_that_died_three_times_within_a_minute_has_failed() -> None:
     stage = Stage(engine("fast"), retry_s=10)
     for id in (1, 2, 3, 4):
         stage.submit(id, "fast")
-    for _ in range(2):
+    for id in (1, 2):
         stage.loaded("fast")
         stage.wait(10)
         assert stage.died("fast") == ["load fast"]
+        assert stage.finish(id) == [], "that it was cut is no answer"
     stage.loaded("fast")
     assert stage.died("fast") == ["refuse 4 503 engine_died"]
     assert stage.submit(5, "fast") == ["refuse 5 503 engine_died"]
@@ -155,6 +156,7 @@ def test_a_hung_engine_is_ended_though_requests_are_in_flight() -> None:
     stage.submit(1, "fast")
     stage.submit(2, "fast")
     assert stage.hung("fast") == ["hung fast"]
+    assert stage.view("fast").in_flight == 0
     assert stage.finish(1) == []
     assert stage.unloaded("fast") == ["load fast"]
     assert stage.loaded("fast") == ["grant 2"]
@@ -250,6 +252,14 @@ def test_an_engine_that_is_pinned_while_it_drains_stays() -> None:
     stage.finish(1)
     stage.ask_unload("kept")
     assert stage.state("kept") == "ready"
+
+
+def test_of_two_idle_engines_the_pinned_one_stays() -> None:
+    stage = Stage(engine("kept", 5, pinned=True), engine("other", 5), engine("new", 5))
+    stage.load("kept")
+    stage.wait(1)
+    stage.load("other")
+    assert stage.submit(1, "new") == ["evicted other"]
 
 
 def test_a_pin_that_is_no_engine_in_the_way_refuses_nobody() -> None:

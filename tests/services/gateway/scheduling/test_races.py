@@ -264,6 +264,29 @@ def test_others_do_not_wait_for_a_long_drain_when_an_idle_engine_can_go() -> Non
     assert stage.submit(2, "c") == ["evicted b"]
 
 
+def test_what_is_told_to_leave_is_counted_on_by_who_needs_more_than_that() -> None:
+    stage = Stage(engine("a", 5), engine("b", 5), engine("new", 10))
+    stage.load("a", "b")
+    stage.submit(1, "a")
+    stage.ask_unload("a")
+    assert stage.submit(2, "new") == ["evicted b"]
+
+
+def test_an_engine_that_was_asked_for_while_it_drained_is_not_asked_for_once_it_stays() -> None:
+    stage = Stage(engine("a"), engine("b"))
+    stage.load("a")
+    stage.submit(1, "a")
+    stage.submit(2, "b")
+    stage.ask_load("a")
+    stage.finish(2)
+    assert stage.state("a") == "ready"
+    stage.finish(1)
+    assert stage.submit(3, "b") == ["evicted a"]
+    assert stage.unloaded("a") == ["load b"]
+    assert stage.loaded("b") == ["grant 3"]
+    assert stage.finish(3) == []
+
+
 def test_an_engine_that_another_drains_for_does_not_lose_its_room_to_a_third() -> None:
     stage = Stage(engine("a", 5), engine("b", 5), engine("c", 5), engine("d", 5))
     stage.load("a", "b")

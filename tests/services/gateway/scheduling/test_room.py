@@ -221,6 +221,20 @@ def test_a_victim_is_stopped_where_its_sleep_does_not_fit() -> None:
     assert stage.submit(1, "other") == ["evicted sleeper"]
 
 
+def test_a_victim_is_stopped_where_the_room_for_its_sleep_is_not_free_yet() -> None:
+    sleeper = Target("sleeper", {"card0": 5}, asleep={"ram": 15})
+    stage = Stage(
+        sleeper,
+        Target("other", {"card0": 5, "ram": 10}),
+        Target("new", {"card0": 10}),
+        budget={"card0": 10, "ram": 20},
+    )
+    stage.load("sleeper")
+    stage.wait(1)
+    stage.load("other")
+    assert stage.submit(1, "new") == ["evicted sleeper", "evicted other"]
+
+
 def test_a_sleeper_is_woken_by_a_load() -> None:
     sleeper = Target("sleeper", {"card0": 9}, asleep={"ram": 20})
     stage = Stage(sleeper, engine("other", 9), budget={"card0": 10, "ram": 20})
