@@ -57,9 +57,14 @@ class SleepAfterIdle:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self.wait_s())
-            if self.due():
-                self._slept_at = self._activity.last_activity
-                await self._sleep()
+            await self.sleep_if_due()
+
+    async def sleep_if_due(self) -> bool:
+        if not self.due():
+            return False
+        self._slept_at = self._activity.last_activity
+        await self._sleep()
+        return True
 
     def due(self) -> bool:
         quiet = self._clock() - self._activity.last_activity >= self._after_s

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import yaml
@@ -164,6 +164,14 @@ class GatewayProcess:
                     self.url = line.get("url", self.url)
                 await asyncio.sleep(0.02)
 
+    async def logged(self, message: str) -> None:
+        """Returns when it has logged that."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if any(line.get("message") == message for line in self.log()):
+                    return
+                await asyncio.sleep(0.02)
+
     async def wait(self) -> int:
         return await asyncio.to_thread(self.process.wait, PATIENCE_S)
 
@@ -214,6 +222,34 @@ class Answer:
 
 def chat_body(model: str, text: str = "Hello", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+async def stream(client: Client, tier: str, chunks: int, per_s: float) -> aiohttp.ClientResponse:
+    """An answer that has begun."""
+    body = chat_body(tier, stream=True, fake={"chunks": chunks, "tokens_per_s": per_s})
+    headers = {"Authorization": f"Bearer {USER}"}
+    url = f"{client.url}/v1/chat/completions"
+    answer = await client.session.post(url, json=body, headers=headers)
+    await answer.content.readline()
+    return answer
+
+
+async def states(client: Client) -> dict[str, str]:
+    return {name: told["state"] for name, told in (await client.tiers()).items()}
+
+
+Told = TypeVar("Told")
+
+
+async def until(
+    ask: Callable[[], Awaitable[Told]], fits: Callable[[Told], bool], pause_s: float = 0.05
+) -> Told:
+    """The first answer that fits."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if fits(told := await ask()):
+                return told
+            await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager
