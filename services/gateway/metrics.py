@@ -11,8 +11,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """One registry of its own, so that several gateways can live in one process. `refresh` is called
-    before each exposition, for what is only known by asking."""
+    """One registry of its own, so that several gateways can live in one process. `refresh` is
+    called before each exposition, for what is only known by asking."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
