@@ -27,7 +27,7 @@ SMALL = header(
     [tensor("token_embd.weight", (32, 3), F16, 0), tensor("output.weight", (32, 3), F16, 192)],
 ) + bytes(512)
 HUGE = st.sampled_from([0, 1, 2**16, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1])
-EXAMPLES = settings(max_examples=300, deadline=None)
+EXAMPLES = settings(max_examples=150, deadline=None)
 # What one read may hold at once: the limit of the reader with what Python adds.
 MOST_BYTES = 2 * 2**20
 
