@@ -62,6 +62,8 @@ class Front:
         self._loop = asyncio.get_running_loop()
         self._check: asyncio.TimerHandle | None = None
         self.calls: set[Call] = set()
+        self._emptied = asyncio.Event()
+        self._commands: set[asyncio.Task[object]] = set()
         self.stopping = False
 
     async def close(self) -> None:
@@ -70,10 +72,23 @@ class Front:
         self._book.flush()
         await self._engines.close()
 
+    async def emptied(self, seconds: float) -> None:
+        """Returns when all requests have ended, or after that time. To be asked while stopping."""
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                if self.calls:
+                    await self._emptied.wait()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+
     def interrupt(self) -> None:
         """End every request that is here, and tell its client why."""
         for call in list(self.calls):
             call.interrupt(self._loop.time(), _stopping())
+        for task in self._commands:
+            task.cancel()
 
     def _check_times(self) -> None:
         """One timer for all requests: a timer of each costs more than all else that is done here
@@ -161,6 +176,8 @@ class Front:
             raise call.reason from None
         finally:
             self.calls.discard(call)
+            if self.stopping and not self.calls:
+                self._emptied.set()
 
     async def _own(
         self, request: web.BaseRequest, path: str, query: str, record: Record, outlet: Outlet
@@ -174,7 +191,7 @@ class Front:
         if command is not None:
             record.route = command[1]
             record.key = self._keys.admin(headers)
-            return await self._admin.command(request, outlet, *command, query)
+            return await self._commanded(request, outlet, *command, query)
         if (method, path) == ("POST", "/reload"):
             record.route = "reload"
             record.key = self._keys.admin(headers)
@@ -183,6 +200,18 @@ class Front:
         if method == "GET":
             return self._read(path, record)
         raise _no_route(method, path)
+
+    async def _commanded(
+        self, request: web.BaseRequest, outlet: Outlet, name: str, command: str, query: str
+    ) -> web.StreamResponse:
+        """Some have no end: whoever follows a log is sent away when the front stops."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._commands.add(task)
+        try:
+            return await self._admin.command(request, outlet, name, command, query)
+        finally:
+            self._commands.discard(task)
 
     def _probe(self, path: str) -> web.Response:
         """From what is known here; a probe wakes and loads nothing."""

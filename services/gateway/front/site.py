@@ -13,7 +13,6 @@ from services.gateway.front.limits import Limits
 from services.gateway.gate import GateProtocol
 from services.gateway.metrics import Metrics
 
-POLL_S = 0.02
 MAX_HEADERS = 128
 MAX_HEADER_BYTES = 16_384
 BACKLOG = 512
@@ -81,33 +80,18 @@ class Site:
 
     async def stop(self, drain_s: float) -> None:
         """From now on requests are refused with 503; those that are here have `drain_s` seconds,
-        and are then ended with an error."""
+        and are then ended with an error. Cancelled, it ends them at once."""
         front, server, listener = self._front, self._server, self._listener
         if front is None or server is None or listener is None:
             return
         self._front = None
         front.stopping = True
-        if not await _empty(front, drain_s):
+        try:
+            await front.emptied(drain_s)
+        finally:
             front.interrupt()
-            await _empty(front, self._limits.last_words)
-        listener.close()
-        server.pre_shutdown()
-        await server.shutdown(self._limits.last_words)
-        await front.close()
-
-
-async def _empty(front: Front, seconds: float) -> bool:
-    """Whether all requests have ended within that time."""
-    end = asyncio.get_running_loop().time() + seconds
-    while front.calls:
-        if asyncio.get_running_loop().time() >= end:
-            return False
-        await asyncio.sleep(POLL_S)
-    return True
-
-
-async def serve(gate: GateProtocol, settings: GatewaySettings, metrics: Metrics) -> Site:
-    """A site that listens. Raises SettingsError."""
-    site = Site(gate, settings, metrics)
-    await site.start()
-    return site
+            await front.emptied(self._limits.last_words)
+            listener.close()
+            server.pre_shutdown()
+            await server.shutdown(self._limits.last_words)
+            await front.close()

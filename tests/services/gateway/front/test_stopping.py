@@ -71,6 +71,33 @@ async def test_after_the_limit_streams_end_with_an_error_and_the_queue_with_a_50
         assert front.gate.total == front.gate.waiting == 0
 
 
+async def test_a_stop_that_is_hurried_waits_for_nobody(front: Front) -> None:
+    async def answer(_: Got, pipe: Pipe) -> None:
+        await pipe.open()
+        await pipe.piece(EVENTS[0])
+        await pipe.client_left()
+
+    front.engine.answer = answer
+    async with front.chat(stream=True) as passed:
+        await passed.content.readexactly(len(EVENTS[0]))
+        stop = asyncio.create_task(front.site.stop(600))
+        await asyncio.sleep(0)
+        stop.cancel()
+        assert told_error(await passed.read())["code"] == "stopping"
+    async with asyncio.timeout(30):
+        await asyncio.wait({stop})
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await front.chat()
+
+
+async def test_whoever_follows_a_log_does_not_hold_it_up(front: Front) -> None:
+    async with front.admin("GET", "/tiers/fast/logs?follow=1") as answer:
+        await answer.content.readexactly(8)
+        async with asyncio.timeout(30):
+            await front.site.stop(60)
+    assert front.gate.logs_closed
+
+
 async def test_stopping_twice_is_harmless(front: Front) -> None:
     await front.site.stop(0)
     await front.site.stop(0)
