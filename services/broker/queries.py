@@ -16,7 +16,7 @@ CONDITIONS = ("", "not-running", "next-exit", "removed")
 FILTERS = ("label", "name", "status", "id")
 TIME = re.compile(r"\d{1,12}(\.\d{1,9})?")
 WHOLE = re.compile(r"-?\d{1,9}")
-NAME_END = re.compile(r"[a-z0-9][a-z0-9-]{0,60}-[0-9a-f]{4}")
+NAME_END = re.compile(r"[a-z0-9][a-z0-9-]{0,90}-[0-9a-f]{4}")
 
 
 class Query:

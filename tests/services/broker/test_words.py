@@ -1,14 +1,25 @@
 """Command lines of engines: what the gateway says is let through, and no flag that opens files or
 code of elsewhere."""
 
+import json
+from pathlib import Path
+
 import pytest
+from docker import APIClient  # type: ignore[import-untyped]
 
 from contracts.broker import EngineImage
 from models.manifest import load_manifest, load_preset, preset_names
+from models.store import Store
+from services.broker.body import read_create
+from services.broker.creation import engine_body
 from services.broker.refusal import Refusal
+from services.broker.routes import read_call
 from services.broker.words import check_words
 from services.gateway.catalogue import catalogue
-from services.gateway.engines import commands
+from services.gateway.engines.commands import Hub
+from services.gateway.engines.container_body import ContainerPlace, create_arguments, new_name
+from tests.services.broker.bodies import HOST
+from tests.services.broker.safety import breaches
 
 REFUSED: list[tuple[EngineImage, list[str]]] = [
     ("llamacpp", ["--path", "/models"]),
@@ -75,29 +86,6 @@ def test_a_flag_that_opens_more_is_refused(kind: EngineImage, words: list[str]) 
         check_words(kind, words)
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_every_command_line_of_every_preset_is_allowed(name: str) -> None:
-    hub = commands.Hub()
-    for spec in catalogue(load_preset(name), load_manifest(), "balanced").engines.values():
-        if spec.entry.engine == "llama.cpp":
-            launch = commands.llama_server(
-                spec,
-                spec.context,
-                model=f"/models/{spec.entry.source.file_name}",
-                host="0.0.0.0",
-                port=8080,
-                key="k",
-                slots="/slots",
-            )
-            check_words("llamacpp", list(launch.words))
-        elif spec.entry.engine == "vllm":
-            launch = commands.vllm(spec, spec.context, key="k", memory_share=0.9, hub=hub)
-            check_words("vllm", list(launch.words))
-        else:
-            launch = commands.text_embeddings(spec, key="k", cache="/data/hub", hub=hub)
-            check_words("tei", list(launch.words))
-
-
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -112,3 +100,21 @@ def test_every_command_line_of_every_preset_is_allowed(name: str) -> None:
 )
 def test_other_flags_are_let_through(kind: EngineImage, words: list[str]) -> None:
     check_words(kind, words)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_container_of_every_preset_is_allowed_as_the_gateway_makes_it(
+    name: str, tmp_path: Path
+) -> None:
+    api = APIClient(base_url=f"unix://{tmp_path}/none", version="1.44")
+    preset = load_preset(name)
+    for keep_kv in (False, True):
+        place = ContainerPlace(
+            HOST, "key", Store(tmp_path), Hub("token", "https://h"), 0.9, keep_kv
+        )
+        for spec in catalogue(preset, load_manifest(), "balanced").engines.values():
+            made = create_arguments(api, spec, spec.context, new_name(spec, HOST), place)
+            call = read_call("POST", f"/containers/create?name={made.pop('name')}", HOST)
+            told = json.dumps(api.create_container_config(**made)).encode()
+            assert breaches(engine_body(read_create(told), HOST), call.query["name"], HOST) == []
+    api.close()
