@@ -1,4 +1,5 @@
-# The images of our own programs, one target each: orchestrator, calibration, logs, workspace.
+# The images of our own programs, one target each: orchestrator, calibration, logs and workspace of
+# the hands, gateway and broker of the brain.
 #
 # BASE_IMAGE may be any Debian that has Python 3.11 or newer with its venv module. All packages
 # come as wheels, so no stage needs a compiler. The images keep Python, what it needs of Debian, a
@@ -46,9 +47,12 @@ ENV INSTALL="/opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --di
 COPY <<'EOF' /bytecode.py
 import compileall
 import importlib
+import importlib.util
 import sys
 
-served = ["contracts.healthcheck", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"]
+served = ["contracts.healthcheck"]
+if importlib.util.find_spec("uvicorn"):
+    served += ["uvicorn.loops.auto", "uvicorn.protocols.http.auto"]
 for name in [*sys.argv[1:], *served]:
     importlib.import_module(name)
 loaded = {str(getattr(module, "__file__", "")) for module in sys.modules.values()}
@@ -67,6 +71,12 @@ FROM build AS tools-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements-tools.lock,target=/requirements.lock \
     $INSTALL -r /requirements.lock
+
+FROM build AS gateway-packages
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements-gateway.lock,target=/requirements.lock \
+    $INSTALL -r /requirements.lock \
+ && find /opt/venv -depth \( -name tests -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \) -exec rm -rf {} +
 
 # Our code is copied readable, also from a checkout that is private to its owner.
 
@@ -126,3 +136,42 @@ RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
     python -P /bytecode.py tools.workspace.__main__ tools.workspace.server pytest
 USER 10001:10001
 CMD ["tools.workspace", "serve"]
+
+# ---- the brain ----------------------------------------------------------------------------------
+FROM runtime AS brain
+COPY --from=gateway-packages /opt/venv /opt/venv
+COPY --chmod=755 contracts /app/contracts
+
+FROM brain AS gateway
+LABEL org.opencontainers.image.description="The brain's front door: one OpenAI-compatible port"
+COPY --chmod=755 models/*.py models/manifest.yaml /app/models/
+COPY --chmod=755 models/gguf /app/models/gguf
+COPY --chmod=755 services/gateway /app/services/gateway
+# New volumes take their rights from here: whoever VARIET_UID is writes the first, and so do the
+# engines of that user the second.
+RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
+    python -P /bytecode.py services.gateway.__main__ services.gateway.assembly \
+ && python -P -c "import os; os.mkdir('/slots'); [os.chmod(path, 0o1777) for path in ('/state', '/slots')]"
+ENV GATEWAY_HOST=0.0.0.0 \
+    GATEWAY_PORT=8000 \
+    GATEWAY_STATE_DIR=/state \
+    MODELS_DIR=/config \
+    MODEL_STORE=/models
+EXPOSE 8000
+USER 10001:10001
+VOLUME /state
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
+  CMD ["python", "-P", "-m", "contracts.healthcheck", "http://127.0.0.1:8000/ready"]
+CMD ["services.gateway"]
+
+# Root, as the Docker engine's socket is root's: without a capability, and without a network.
+FROM brain AS broker
+LABEL org.opencontainers.image.description="Lets the gateway at those calls of Docker that engines need"
+COPY --chmod=755 models/__init__.py models/images.py /app/models/
+COPY --chmod=755 services/images.yaml /app/services/images.yaml
+COPY --chmod=755 services/broker /app/services/broker
+RUN --mount=type=bind,from=build,source=/bytecode.py,target=/bytecode.py \
+    python -P /bytecode.py services.broker.__main__ services.broker.running
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --start-interval=1s --retries=3 \
+  CMD ["python", "-P", "-m", "services.broker", "--check"]
+CMD ["services.broker"]

@@ -21,14 +21,15 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 LEFT_OUT := $(addprefix --no-emit-package ,aiohappyeyeballs aiohttp aiosignal docker filelock frozenlist fsspec hf-xet huggingface-hub iniconfig multidict nvidia-ml-py propcache yarl \
 	markdown-it-py mdurl pluggy pygments pytest rich shellingham tqdm typer xllamacpp zstandard)
 PACKAGES := contracts models tools services orchestrator cli tests
-MOUNTED := services/postgres/databases.sql services/clickhouse/logs.xml services/searxng/settings.yml
+MOUNTED := services/postgres/databases.sql services/clickhouse/logs.xml services/searxng/settings.yml \
+	models models/manifest.yaml models/hosts $(wildcard models/hosts/*.yaml)
 COMPOSE := docker compose --env-file $(ENV_FILE)
 export ASK
 export VARIET_ENV_FILE := $(ENV_FILE)
 
 .DEFAULT_GOAL := help
 .PHONY: help env dev demo run test test-stack nightly lint types bench docs lock clean \
-	host whole init up down restart logs ps smoke doctor models pull update backup restore
+	host whole init up down restart logs ps smoke doctor models pull update backup restore gateway
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} \
@@ -42,6 +43,9 @@ demo:  ## ask one question with everything on this machine (ASK="..." asks anoth
 run: env  ## start the whole stack in the foreground; Ctrl-C stops it
 	@$(BIN)/variet run
 
+gateway: env  ## start the brain's gateway in the foreground, where engines run without Docker (a Mac)
+	@exec $(BIN)/python -P -m services.gateway
+
 ##@ On either host of two, by the role in .env (ENV_FILE=... names another file)
 init: env  ## give this host its role, and write .env (ARGS="--role hands")
 	@$(BIN)/variet init $(ARGS)
@@ -54,7 +58,7 @@ up: whole  ## build and start the stack of this host, and wait until it is healt
 	else \
 	  $(COMPOSE) ps --all --format 'table {{.Service}}\t{{.Status}}'; \
 	  for name in `$(COMPOSE) ps --all --format '{{.Service}} {{.State}}/{{.Health}}' | \
-	    sed -n '/ running\/healthy$$/d; s/ .*//p'`; do \
+	    sed -n '/^engines /d; / running\/healthy$$/d; s/ .*//p'`; do \
 	    echo "-- $$name:" >&2; $(COMPOSE) logs --no-log-prefix --tail 6 "$$name" >&2; done; \
 	  echo "The stack is not healthy. See: make logs S=NAME, make doctor," \
 	    "docs/operations.md (When it does not start)" >&2; exit 1; \
@@ -66,11 +70,11 @@ down: host  ## stop the stack and remove its containers; its data stays
 restart: whole  ## make the containers anew, with the settings of now (S=service)
 	@$(COMPOSE) up --detach --wait --wait-timeout $(WAIT) --force-recreate $(if $(S),--no-deps) $(S)
 
-logs: host  ## follow the logs (S=service); Ctrl-C ends that
-	@$(COMPOSE) logs --follow --tail 200 $(S)
+logs: host  ## follow the logs (S=service, on the brain also S=engines); Ctrl-C ends that
+	@$(COMPOSE) --profile '*' logs --follow --tail 200 $(S)
 
 ps: host  ## list the containers
-	@$(COMPOSE) ps --all --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
+	@$(COMPOSE) ps --all --format 'table {{.Name}}\t{{.Service}}\t{{.Status}}\t{{.Ports}}'
 
 smoke: env  ## try once what this host promises; a table (ARGS=--json)
 	@$(BIN)/variet smoke $(ARGS)
@@ -110,7 +114,7 @@ host:
 	@test -f $(ENV_FILE) || { echo "$(ENV_FILE) is missing: this host has no role yet." \
 	  "Give it one: make init" >&2; exit 1; }
 # Users inside containers read these, also from a checkout that is private to its owner.
-	@chmod a+r $(MOUNTED) 2>/dev/null || :
+	@chmod a+rX $(MOUNTED) 2>/dev/null || :
 
 # `variet restore` leaves that file behind when it is killed, or cannot put back what was there.
 whole: host

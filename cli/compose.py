@@ -15,6 +15,10 @@ from contracts.errors import SettingsError, Unavailable, VarietError
 from contracts.settings_reading import REPOSITORY, correct_it, env_file
 
 CALL_TIMEOUT_S = 120.0
+# Services of the brain's file that run nothing: their images are the engines'.
+IMAGES = frozenset({"llamacpp", "vllm", "tei"})
+# The name that the containers carry which the gateway makes.
+ENGINES = "engines"
 POLL_S = 0.5
 BLOCK = 1 << 20
 
@@ -135,9 +139,10 @@ class Compose:
                 errors.seek(0)
                 raise failed(words, process.returncode, errors.read())
 
-    def services(self) -> list[str]:
-        """Those of the profiles that are selected."""
-        return self.call("config", "--services").split()
+    def services(self, timeout_s: float | None = None) -> list[str]:
+        """Those of the profiles that are selected, and that run."""
+        named = self.call("config", "--services", timeout_s=timeout_s).split()
+        return [name for name in named if name not in IMAGES]
 
     def configuration(self) -> dict[str, Any]:
         """The whole stack with every variable in its place. It holds the secrets."""

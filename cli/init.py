@@ -21,6 +21,7 @@ from cli.host.problems import check_address, problems
 from cli.host.proposal import cards_for, propose, tei_variant
 from contracts.deployment import Role, load_deployment
 from contracts.errors import SettingsError
+from contracts.gateway_settings import load_gateway_settings
 from contracts.manifest import Tier
 from contracts.settings import load_settings
 from contracts.settings_reading import env_file
@@ -267,6 +268,7 @@ def _validate(values: Mapping[str, str], path: Path) -> None:
     try:
         load_settings(_env_file=None, **given)
         load_deployment(_env_file=None, **given)
+        load_gateway_settings(_env_file=None, **given)
     except SettingsError as error:
         remedy = f"Give another answer, or correct it in {path}."
         raise SettingsError(error.code, error.message, remedy) from error

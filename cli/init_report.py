@@ -10,13 +10,13 @@ from rich.console import Console
 from cli.host import secret
 from cli.host.answers import Answers
 from cli.host.facts import Host
+from cli.host.plan import FORMER
 from cli.host.problems import Problem
 from cli.show import line
 from cli.text import exact, size
 from contracts.manifest import ManifestEntry
 from contracts.preset import HostPreset
 from contracts.settings import REPOSITORY
-from models.flags import engine_flags
 from models.manifest import load_manifest, load_preset
 from models.store import Store
 
@@ -69,11 +69,13 @@ class Outcome:
 
 
 def to_fetch(answers: Answers) -> list[ToFetch]:
-    """The models of the chosen tier and of retrieval that are not on this disk yet."""
+    """The models of all tiers and of retrieval that are not on this disk yet, the chosen tier's
+    first."""
     if answers.role == "hands" or answers.preset is None:
         return []
     preset, manifest = load_preset(answers.preset), load_manifest()
-    ids = (preset.tiers[answers.tier].model, *_retrieval(answers, preset))
+    tiers = (answers.tier, *preset.tiers)
+    ids = dict.fromkeys((*(preset.tiers[one].model for one in tiers), *_retrieval(preset)))
     entries = [entry for one in ids if (entry := manifest.get(one))]
     return [_fetch(entry) for entry in entries if not _here(entry, answers)]
 
@@ -99,9 +101,16 @@ def print_written(outcome: Outcome, folders: list[str], console: Console) -> Non
     else:
         line(console, f"Wrote {outcome.path} (readable by its owner only):", "green")
     for name, value in outcome.changes.items():
-        line(console, f"  {name}={exact(value)}" if value is not None else f"  {name} is gone")
+        told = _gone(outcome, name) if value is None else f"{name}={exact(value)}"
+        line(console, f"  {told}")
     for folder in folders:
         line(console, f"Made {folder}")
+
+
+def _gone(outcome: Outcome, name: str) -> str:
+    if name not in FORMER or outcome.answers.role != "brain":
+        return f"{name} is gone"
+    return f"{name} is gone (it was {exact(outcome.before[name]) or 'empty'}): {FORMER[name]}"
 
 
 def print_next(outcome: Outcome, console: Console, show_key: bool) -> None:
@@ -118,16 +127,17 @@ def next_steps(outcome: Outcome, show_key: bool) -> Iterator[tuple[str, str]]:
     variet, make = _prefix(outcome.path)
     for one in outcome.missing:
         if one.by == "":
-            yield f"{variet} models pull {one.id}", f"Fetch the model ({size(one.size)})"
+            yield f"{variet} models pull {one.id}", f"Fetch {one.id} ({size(one.size)})"
     if answers.role == "hands":
         yield f"{make} up", "Start the stack"
         yield f"{make} smoke", "Try all that it promises"
         return
     preset = load_preset(answers.preset or "")
     if preset.native:
-        yield from _native(outcome, preset)
+        why = "Start the gateway; its llama-server comes with: brew install llama.cpp"
+        yield f"{make} gateway", why
     else:
-        yield f"{make} up", _engines_fetch(outcome) or "Start the engine"
+        yield f"{make} up", _engines_fetch(outcome) or "Start the gateway"
         yield f"{make} smoke", "Try all that it promises"
     if not answers.hands_ip and not preset.native:
         why = "Name the workstation; then the firewall can keep all others out"
@@ -135,7 +145,7 @@ def next_steps(outcome: Outcome, show_key: bool) -> Iterator[tuple[str, str]]:
     elif not preset.native:
         flag = "" if outcome.path == REPOSITORY / ".env" else f" --env-file {outcome.path}"
         rules = f"sudo services/firewall/firewall.sh apply{flag}"
-        yield rules, f"Let nobody but {answers.hands_ip} reach its ports"
+        yield rules, f"Let nobody but {answers.hands_ip} reach its port"
     key = outcome.after["GATEWAY_API_KEY"] if show_key else "KEY"
     where = "On the workstation" + ("" if show_key else "; KEY is GATEWAY_API_KEY of this file")
     flags = f"--role hands --preset {answers.preset} {_address(outcome)} --brain-key {key}"
@@ -143,48 +153,10 @@ def next_steps(outcome: Outcome, show_key: bool) -> Iterator[tuple[str, str]]:
 
 
 def _address(outcome: Outcome) -> str:
-    """How the workstation names this brain, with its ports where they are not the usual ones."""
-    ip, after = outcome.answers.lan_ip, outcome.after
-    chat, embed = after.get("GATEWAY_PORT", "8000"), after.get("EMBED_PORT", "8081")
+    """How the workstation names this brain, with its port where it is not the usual one."""
+    ip, port = outcome.answers.lan_ip, outcome.after.get("GATEWAY_PORT", "8000")
     named = f"--brain-ip {ip}"
-    if chat != "8000":
-        named += f" --brain-url http://{ip}:{chat}/v1"
-    if embed != "8081":
-        named += f" --embed-url http://{ip}:{embed}/v1"
-    return named
-
-
-def _native(outcome: Outcome, preset: HostPreset) -> Iterator[tuple[str, str]]:
-    """llama-server's command lines, for a host whose engines run outside Docker."""
-    answers, manifest = outcome.answers, load_manifest()
-    served = preset.tiers[answers.tier]
-    assert answers.model_store, "the brain has it"
-    store = Store(answers.model_store)
-    entry, embed = manifest.get(served.model), manifest.get(preset.embed)
-    assert entry is not None and embed is not None, "load_preset has checked it"  # noqa: PT018
-    if not store.has(embed):
-        size_text = size(embed.source.bytes or 0)
-        yield f"{_prefix(outcome.path)[0]} models pull {embed.id}", f"And this one ({size_text})"
-    key = f'LLAMA_API_KEY="$(sed -n s/^GATEWAY_API_KEY=//p {outcome.path})"'
-    flags = " ".join(engine_flags(preset, served, entry))
-    yield (
-        f"{key} llama-server --model '{store.path(entry)}' {_served_as(outcome, entry)}"
-        f" --ctx-size {outcome.after['MAX_MODEL_LEN']} {flags}",
-        "Start the chat engine, in a terminal of its own (brew install llama.cpp)",
-    )
-    yield (
-        f"{key} llama-server --model '{store.path(embed)}' --embeddings --pooling cls"
-        f" --host {answers.lan_ip} --port {outcome.after.get('EMBED_PORT', '8081')}"
-        f" --ctx-size {embed.context} --n-gpu-layers all",
-        "Start the embeddings, in another one",
-    )
-
-
-def _served_as(outcome: Outcome, entry: ManifestEntry) -> str:
-    return (
-        f"--alias {entry.id} --host {outcome.answers.lan_ip}"
-        f" --port {outcome.after.get('GATEWAY_PORT', '8000')} --jinja --metrics"
-    )
+    return named if port == "8000" else f"{named} --brain-url http://{ip}:{port}/v1"
 
 
 def _prefix(path: Path) -> tuple[str, str]:
@@ -196,14 +168,12 @@ def _prefix(path: Path) -> tuple[str, str]:
 
 def _engines_fetch(outcome: Outcome) -> str:
     fetched = [f"{one.id}, {size(one.size)}" for one in outcome.missing if one.by]
-    return f"Start it; it fetches by itself about: {'; '.join(fetched)}" if fetched else ""
+    return f"Start it; its engines fetch about: {'; '.join(fetched)}" if fetched else ""
 
 
-def _retrieval(answers: Answers, preset: HostPreset) -> Iterator[str]:
-    profiles = preset.profiles if answers.profiles is None else answers.profiles
-    if "embeddings" in profiles:
-        yield preset.embed
-    if "rerank" in profiles and preset.rerank:
+def _retrieval(preset: HostPreset) -> Iterator[str]:
+    yield preset.embed
+    if "rerank" in preset.profiles and preset.rerank:
         yield preset.rerank
 
 

@@ -25,7 +25,7 @@ def init(
         typer.Option(
             metavar="TIER",
             show_default=False,
-            help="Tier that the brain serves. [default: balanced]",
+            help="Tier that is loaded at the start. [default: balanced]",
         ),
     ] = None,
     lan_ip: Annotated[
@@ -48,7 +48,7 @@ def init(
         typer.Option(
             metavar="URL",
             show_default=False,
-            help="Its embeddings server. [default: http://BRAIN_IP:8081/v1]",
+            help="Another server of embeddings. [default: the brain]",
         ),
     ] = None,
     brain_key: Annotated[
@@ -70,7 +70,7 @@ def init(
         typer.Option(
             metavar="LIST",
             show_default=False,
-            help="Brain: embeddings,rerank. Hands: qdrant,langfuse,searxng. Or none.",
+            help="Hands: qdrant,langfuse,searxng. Brain: embeddings,rerank. Or none.",
         ),
     ] = None,
     workspace: Annotated[
@@ -155,7 +155,8 @@ def doctor(role: RoleOption = None, url: Url = None, as_json: AsJson = False) ->
 def smoke(url: Url = None, as_json: AsJson = False) -> None:
     """Try everything that this host's stack promises, once, and print a table.
 
-    On the brain: models, a chat, an embedding, reranking, the key, and every card under load. On
+    On the brain: a swap through all tiers, a stream, an embedding, reranking, the keys, and every
+    card under load. On
     the workstation: containers, the brain, a tool's way through the model, retrieval with a
     citation, an approval, the trace in Langfuse. What it makes it takes away again.
 

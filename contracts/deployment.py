@@ -40,7 +40,7 @@ class Deployment(BaseSettings):
     )
     lan_ip: str | None = Field(
         None,
-        description="this host's address on the LAN; the brain publishes its ports there only",
+        description="this host's address on the LAN; the brain publishes its port there only",
         json_schema_extra=COMMON,
     )
     brain_ip: str | None = Field(
@@ -61,32 +61,31 @@ class Deployment(BaseSettings):
     )
 
     # The brain's engines.
-    embed_port: int = Field(8081, description="its embeddings port", json_schema_extra=BRAIN)
-    rerank_port: int = Field(8082, description="its reranking port", json_schema_extra=BRAIN)
     engine_tier: Tier = Field(
-        "balanced", description="tier of the preset that is served", json_schema_extra=BRAIN_COMMON
+        "balanced",
+        description="tier that is loaded at the start, and that `default` means",
+        json_schema_extra=BRAIN_COMMON,
+    )
+    gateway_cards: Literal["gateway-cpu", "gateway-nvidia"] = Field(
+        "gateway-cpu",
+        description="whether the gateway sees NVIDIA's cards; an entry of services/images.yaml",
+        json_schema_extra=BRAIN,
     )
     llamacpp_variant: str | None = Field(
         None,
         description="llama-server image: `llamacpp-…` of services/images.yaml",
         json_schema_extra=BRAIN,
     )
-    llamacpp_model: str | None = Field(
-        None, description="GGUF file in MODEL_STORE", json_schema_extra=BRAIN_COMMON
-    )
-    engine_flags: str | None = Field(
+    tei_variant: str | None = Field(
         None,
-        description="further flags of the engine, from the preset",
-        json_schema_extra=BRAIN_COMMON,
+        description="embeddings image: `tei-…` of services/images.yaml",
+        json_schema_extra=BRAIN,
     )
     engine_memory: str = Field(
         "16g", description="main memory that an engine may take", json_schema_extra=BRAIN
     )
     engine_cpus: float = Field(
         2, gt=0, description="processor cores that an engine may use", json_schema_extra=BRAIN
-    )
-    vllm_model: str | None = Field(
-        None, description="repository on the hub that vLLM serves", json_schema_extra=BRAIN
     )
     gpu_mem_util: float = Field(
         0.9,
@@ -96,30 +95,10 @@ class Deployment(BaseSettings):
         json_schema_extra=BRAIN_COMMON,
     )
     nvidia_visible_devices_llm: str = Field(
-        "0", description="cards of the chat engine, by index or UUID", json_schema_extra=BRAIN
+        "0", description="cards of the chat engines, by index or UUID", json_schema_extra=BRAIN
     )
     nvidia_visible_devices_emb: str = Field(
-        "0", description="card of the embeddings and reranking servers", json_schema_extra=BRAIN
-    )
-    tei_variant: str | None = Field(
-        None,
-        description="embeddings image: `tei-…` of services/images.yaml",
-        json_schema_extra=BRAIN,
-    )
-    embed_memory: str = Field(
-        "6g",
-        description="main memory that embeddings and reranking may take each",
-        json_schema_extra=BRAIN,
-    )
-    tei_model: str | None = Field(
-        None, description="repository on the hub that TEI embeds with", json_schema_extra=BRAIN
-    )
-    tei_revision: str = Field("main", description="its commit on the hub", json_schema_extra=BRAIN)
-    rerank_model: str | None = Field(
-        None, description="repository on the hub that TEI reranks with", json_schema_extra=BRAIN
-    )
-    rerank_revision: str = Field(
-        "main", description="its commit on the hub", json_schema_extra=BRAIN
+        "0", description="card of embeddings and reranking", json_schema_extra=BRAIN
     )
     hf_home: Path = Field(
         Path("data/state/hub"),

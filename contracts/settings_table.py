@@ -13,11 +13,15 @@ from typing import Any
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
+from contracts.broker_settings import BrokerSettings
 from contracts.deployment import Deployment
 from contracts.gateway_settings import GatewaySettings
 from contracts.settings import REPOSITORY, Settings
 
+# The broker has some of the others' settings, too.
+PAGES = (Settings, Deployment, GatewaySettings, BrokerSettings)
 BEGIN, END = "<!-- settings -->", "<!-- /settings -->"
 HEADER = """\
 # Every setting of Variet, with its meaning, unit, host and default. `variet init` writes .env for a
@@ -47,6 +51,7 @@ SECTIONS = {
     "langfuse_port": "Langfuse, where its profile is selected",
     "gateway_host": "The brain's gateway",
     "gateway_queue": "Who waits for a model, and what stays loaded",
+    "compose_project_name": "The broker, and what it lets engines have",
 }
 # Of numbers whose name does not end with their unit.
 UNITS = {
@@ -58,7 +63,6 @@ UNITS = {
     "engine_parallel": "requests",
     "engine_cpus": "cores",
     "engine_memory": "bytes, or with m or g",
-    "embed_memory": "bytes, or with m or g",
     "gpu_mem_util": "share, 0 to 1",
     "temperature": "0 to 2",
     "gateway_queue": "requests",
@@ -82,13 +86,20 @@ class Row:
     common: bool
 
 
+def fields() -> dict[str, FieldInfo]:
+    """Every setting of all pages, each once."""
+    found: dict[str, FieldInfo] = {}
+    for page in PAGES:
+        found.update((n, f) for n, f in page.model_fields.items() if n not in found)
+    return found
+
+
 def rows() -> Iterator[Row]:
-    """Every setting of all pages, in their order."""
+    """Each setting as a row, in the order of the pages."""
     section = ""
-    for page in (Settings, Deployment, GatewaySettings):
-        for name, field in page.model_fields.items():
-            section = SECTIONS.get(name, section)
-            yield _row(section, name, field)
+    for name, field in fields().items():
+        section = SECTIONS.get(name, section)
+        yield _row(section, name, field)
 
 
 def env_example() -> str:
@@ -172,7 +183,7 @@ def _unit(name: str, field: FieldInfo) -> str:
 
 def _default(field: FieldInfo) -> str:
     value: Any = field.default
-    if value is None or isinstance(value, SecretStr):
+    if value is None or value is PydanticUndefined or isinstance(value, SecretStr):
         return ""
     if isinstance(value, Path):
         return str(value.relative_to(REPOSITORY) if value.is_relative_to(REPOSITORY) else value)

@@ -63,7 +63,7 @@ def check_nvidia(known: Docker) -> Finding:
 def check_containers(compose: Compose) -> Iterator[Finding]:
     """One finding for all that are well, and one for each that is not."""
     try:
-        wanted = compose.call("config", "--services", timeout_s=CALL_S).split()
+        wanted = compose.services(timeout_s=CALL_S)
         found = {one.service: one for one in compose.containers(timeout_s=CALL_S)}
     except VarietError as error:
         yield told("containers", error)

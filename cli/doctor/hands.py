@@ -96,7 +96,7 @@ class _Hands:
             yield ok("brain's other ports", f"BRAIN_IP={host} is this host: not looked for")
             return
         urls = (self._settings.openai_compat_url, self._settings.embed_url)
-        published = {self._gateway.gateway_port, self._here.embed_port, self._here.rerank_port}
+        published = {self._gateway.gateway_port}
         published |= {port for url in urls if url and (port := urlsplit(url).port)}
         yield check_neighbour(host, frozenset(published))
 

@@ -30,7 +30,7 @@ KNOWN = {
     6333: "Qdrant",
     6334: "Qdrant's gRPC",
     6379: "Redis",
-    8000: "an engine",
+    8000: "a gateway, or an engine",
     8001: "an orchestrator",
     8080: "llama-server or SearXNG",
     8081: "an embeddings server",

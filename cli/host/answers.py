@@ -21,7 +21,9 @@ PROFILES: dict[Role, tuple[str, ...]] = {
     "hands": ("qdrant", "langfuse", "searxng"),
 }
 DEFAULT_TIER: Tier = "balanced"
-BRAIN_PORT, EMBED_PORT, LANGFUSE_PORT = 8000, 8081, 3000
+BRAIN_PORT, LANGFUSE_PORT = 8000, 3000
+# Where the brain embedded before it had a gateway.
+FORMER_EMBED_PORT = 8081
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -29,7 +31,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 class Answers:
     """What a person says, or is proposed to them. Folders are absolute. None: not said.
 
-    `profiles`: on the brain what runs beside the engine, which the tier decides; on the hands all.
+    `profiles`: on the brain whose images are fetched beside those of the tiers; on the hands all.
     `preset` on the hands is the brain's. An address is an answer only where it is another than the
     one that follows from the others. The last ones are facts of this host: `llamacpp`, `tei`,
     variants of the images that fit it (None: the preset's), and `cards`, which of its cards plays
@@ -78,7 +80,7 @@ def answers_of(existing: Mapping[str, str], role: Role | None = None) -> Answers
         brain_ip=brain_ip,
         hands_ip=existing.get("HANDS_IP") or None,
         brain_url=_unless(existing.get("OPENAI_COMPAT_URL"), base_url(brain_ip, BRAIN_PORT)),
-        embed_url=_unless(existing.get("EMBED_URL"), base_url(brain_ip, EMBED_PORT)),
+        embed_url=_embed_url(existing, brain_ip),
         brain_key=existing.get("OPENAI_COMPAT_KEY") or None,
         profiles=beside if "COMPOSE_PROFILES" in existing else None,
         workspace=_folder(existing.get("WORKSPACE_DIR")),
@@ -130,6 +132,13 @@ def _elsewhere(url: str | None, bind_addr: str | None) -> str | None:
     """The address of a Langfuse that is not this host's own, at whatever port."""
     here = f"http://(127.0.0.1|{re.escape(_published_at(bind_addr))}):[0-9]+"
     return None if not url or re.fullmatch(here, url.rstrip("/")) else url
+
+
+def _embed_url(existing: Mapping[str, str], brain_ip: str | None) -> str | None:
+    """Of embeddings that are not the brain's."""
+    followed = (existing.get("OPENAI_COMPAT_URL"), base_url(brain_ip, FORMER_EMBED_PORT))
+    url = existing.get("EMBED_URL")
+    return None if url in followed else _unless(url, base_url(brain_ip, BRAIN_PORT))
 
 
 def _unless(value: str | None, derived: str | None) -> str | None:

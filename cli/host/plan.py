@@ -13,8 +13,8 @@ from cli.host import secret
 from cli.host.answers import (
     BRAIN_PORT,
     COMPOSE_FILES,
-    EMBED_PORT,
     ENGINES,
+    FORMER_EMBED_PORT,
     PROFILES,
     Answers,
     base_url,
@@ -25,10 +25,24 @@ from cli.host.dotenv import Section
 from contracts.errors import SettingsError
 from contracts.manifest import Manifest, Tier
 from contracts.preset import HostPreset
-from models.flags import engine_flags
 from models.manifest import load_manifest, load_preset
 
-LANGFUSE, EMBED_KEY = "LANGFUSE_BASE_URL", "EMBED_KEY"
+LANGFUSE, EMBED_KEY, EMBED_URL = "LANGFUSE_BASE_URL", "EMBED_KEY", "EMBED_URL"
+PRESET = "a model is served as its preset says: docs/hosts.md tells how to make one of your own"
+# Lines of a brain from before it had a gateway, with what became of each.
+FORMER = {
+    **dict.fromkeys(
+        (
+            *("LLAMACPP_MODEL", "VLLM_MODEL", "MODEL_ID", "MAX_MODEL_LEN", "ENGINE_FLAGS"),
+            *("TEI_MODEL", "TEI_REVISION", "RERANK_MODEL", "RERANK_REVISION"),
+        ),
+        PRESET,
+    ),
+    **dict.fromkeys(
+        ("EMBED_PORT", "RERANK_PORT"), "embeddings and reranking are at GATEWAY_PORT, too"
+    ),
+    "EMBED_MEMORY": "ENGINE_MEMORY is the limit of each engine",
+}
 
 
 def plan(
@@ -47,7 +61,7 @@ def plan(
     former = _derived(before, known) if before and before.role == answers.role else ()
     old = {name: value for section in former for name, value in section.values.items()}
     kept = tuple(_keep(section, here, old) for section in wanted)
-    return (*kept, *_secrets(answers, here, maker))
+    return (*kept, *_secrets(answers, here, maker), *_former(answers, here))
 
 
 def values(sections: tuple[Section, ...]) -> dict[str, str]:
@@ -72,7 +86,7 @@ def _derived(answers: Answers, manifest: Manifest) -> tuple[Section, ...]:
 def _brain(answers: Answers, manifest: Manifest) -> Iterator[Section]:
     name = _said(answers.preset, "--preset")
     preset = load_preset(name, manifest=manifest)
-    engine = engine_profile(preset, answers.tier, manifest)
+    engines = dict.fromkeys(engine_profile(preset, tier, manifest) for tier in preset.tiers)
     beside = preset.profiles if answers.profiles is None else answers.profiles
     beside = tuple(one for one in beside if one not in ENGINES.values())
     compose = None if preset.native else COMPOSE_FILES["brain"]
@@ -82,55 +96,39 @@ def _brain(answers: Answers, manifest: Manifest) -> Iterator[Section]:
             "VARIET_ROLE": "brain",
             "VARIET_PRESET": name,
             "COMPOSE_FILE": compose,
-            "COMPOSE_PROFILES": None if preset.native else ",".join((engine, *beside)),
+            "COMPOSE_PROFILES": None if preset.native else ",".join((*engines, *beside)),
             "LAN_IP": _said(answers.lan_ip, "--lan-ip"),
             "HANDS_IP": answers.hands_ip,
             "VARIET_UID": str(answers.uid),
             "VARIET_GID": str(answers.gid),
         },
     )
-    yield Section("The chat engine", _engine(answers, preset, manifest))
+    yield Section("The gateway", _gateway(answers, preset))
     if not preset.native:
-        yield Section("Embeddings and reranking", _retrieval(answers, preset, manifest))
+        yield Section("Its engines", _engines(answers, preset))
 
 
-def _engine(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
-    served = preset.tiers[answers.tier]
-    entry = manifest.get(served.model)
-    assert entry is not None, "load_preset has checked it"
-    file = f"{entry.id}/{entry.source.file_name}" if entry.source.is_web else None
+def _gateway(answers: Answers, preset: HostPreset) -> dict[str, str | None]:
     common = {
         "ENGINE_TIER": answers.tier,
-        "MODEL_ID": entry.id,
-        "MAX_MODEL_LEN": str(served.context or entry.context),
         "MODEL_STORE": _text(answers.model_store),
         "HF_HOME": _text(answers.hf_home),
-        "ENGINE_FLAGS": " ".join(engine_flags(preset, served, entry)),
     }
     if preset.native:
-        return common
+        return {**common, "ENGINE_BACKEND": "process", "GATEWAY_HOST": answers.lan_ip}
+    return {**common, "GATEWAY_CARDS": "gateway-nvidia" if preset.cards else None}
+
+
+def _engines(answers: Answers, preset: HostPreset) -> dict[str, str | None]:
+    card = () if preset.emb_card is None else (preset.emb_card,)
     return {
-        **common,
         "ENGINE_MEMORY": f"{preset.engine_memory_mib}m",
         "ENGINE_CPUS": None if answers.cpus is None else str(answers.cpus),
         "LLAMACPP_VARIANT": answers.llamacpp or preset.images.llamacpp,
-        "LLAMACPP_MODEL": file,
-        "VLLM_MODEL": entry.source.repository if entry.engine == "vllm" else None,
+        "VLLM_VARIANT": preset.images.vllm,
+        "TEI_VARIANT": answers.tei or preset.images.tei,
         "GPU_MEM_UTIL": f"{preset.gpu_mem_util:g}" if preset.images.vllm else None,
         "NVIDIA_VISIBLE_DEVICES_LLM": _cards(answers, preset.llm_cards),
-    }
-
-
-def _retrieval(answers: Answers, preset: HostPreset, manifest: Manifest) -> dict[str, str | None]:
-    card = () if preset.emb_card is None else (preset.emb_card,)
-    embed = manifest.get(preset.embed)
-    rerank = manifest.get(preset.rerank) if preset.rerank else None
-    return {
-        "TEI_VARIANT": answers.tei or preset.images.tei,
-        "TEI_MODEL": embed.source.repository if embed else None,
-        "TEI_REVISION": embed.source.revision if embed else None,
-        "RERANK_MODEL": rerank.source.repository if rerank else None,
-        "RERANK_REVISION": rerank.source.revision if rerank else None,
         "NVIDIA_VISIBLE_DEVICES_EMB": _cards(answers, card),
     }
 
@@ -167,17 +165,17 @@ def _link(answers: Answers, manifest: Manifest) -> dict[str, str | None]:
     key = _said(answers.brain_key, "--brain-key")
     # Without the brain's preset its embedding model is not known: the workstation embeds by itself.
     model = load_preset(answers.preset, manifest=manifest).embed if answers.preset else None
-    embed_url = answers.embed_url or base_url(answers.brain_ip, EMBED_PORT)
+    brain_url = answers.brain_url or base_url(answers.brain_ip, BRAIN_PORT)
     if answers.embed_url and model is None:
         _said(answers.preset, "--preset")
     return {
         "BRAIN_IP": answers.brain_ip,
         "VARIET_PRESET": answers.preset,
-        "OPENAI_COMPAT_URL": answers.brain_url or base_url(answers.brain_ip, BRAIN_PORT),
+        "OPENAI_COMPAT_URL": brain_url,
         "OPENAI_COMPAT_KEY": key,
         # The name that every brain answers to, whatever its tier.
         "MODEL_ID": "default",
-        "EMBED_URL": embed_url if model else None,
+        EMBED_URL: (answers.embed_url or brain_url) if model else None,
         EMBED_KEY: key if model else None,
         "EMBED_MODEL": model,
     }
@@ -186,10 +184,13 @@ def _link(answers: Answers, manifest: Manifest) -> dict[str, str | None]:
 def _keep(section: Section, here: Mapping[str, str], old: Mapping[str, str | None]) -> Section:
     """The section, with what a person wrote where no answer behind it changed, and with what
     nothing is to be written for. The answer behind Langfuse's address is what the line itself
-    says, and a key that was emptied is to be copied anew."""
+    says, a key that was emptied is to be copied anew, and the brain embeds at its one port."""
+    former = base_url(here.get("BRAIN_IP"), FORMER_EMBED_PORT)
 
     def kept(name: str, value: str | None) -> str | None:
         if value is not None and (name == LANGFUSE or (name == EMBED_KEY and not here.get(name))):
+            return value
+        if name == EMBED_URL and here.get(name) == former:
             return value
         same = old[name] == value if name in old else value is None
         return here[name] if name in here and same else value
@@ -204,6 +205,11 @@ def _secrets(answers: Answers, here: Mapping[str, str], maker: secret.Maker) -> 
     yield _made("Secrets of the workstation's stack", secret.HANDS, here, maker)
     names = (secret.LANGFUSE_PUBLIC, *secret.LANGFUSE)
     yield _made("Keys and passwords of Langfuse", names, here, maker)
+
+
+def _former(answers: Answers, here: Mapping[str, str]) -> Iterator[Section]:
+    if answers.role == "brain" and (gone := [name for name in FORMER if name in here]):
+        yield Section("What went", dict.fromkeys(gone))
 
 
 def _made(

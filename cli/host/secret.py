@@ -10,7 +10,7 @@ from collections.abc import Callable
 Maker = Callable[[], str]
 BITS = 256
 
-BRAIN = ("GATEWAY_API_KEY",)
+BRAIN = ("GATEWAY_API_KEY", "GATEWAY_ADMIN_KEY")
 HANDS = (
     "VARIET_API_KEY",
     "POSTGRES_PASSWORD",

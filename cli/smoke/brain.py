@@ -1,27 +1,33 @@
-"""The brain: every engine that is selected answers, on the cards that are configured, to whoever
-has the key and to nobody else."""
+"""The brain: every tier answers at its one port, on the cards that are configured, to whoever has
+the key and to nobody else."""
 
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import httpx2
+
 from cli.address import local_url
-from cli.compose import profiles
 from cli.smoke import gpu
 from cli.smoke.table import Check, Failed
 from cli.smoke.wire import Server
 from contracts.deployment import Deployment
-from contracts.errors import SettingsError
+from contracts.errors import SettingsError, Unauthorized
 from contracts.gateway_settings import GatewaySettings
+from contracts.preset import TIERS, HostPreset
+from models.manifest import load_manifest, load_preset
 
-ENGINES = ("llamacpp", "vllm")
 NAME = "default"
 KEY = "GATEWAY_API_KEY"
 QUESTION = "Count from one to forty in English words, separated by commas."
 TOKENS = 96
-# Some releases of llama-server list their models to anyone; what costs is what has to be closed.
+# What costs is what has to be closed.
 ASKED = {"model": NAME, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+# Of no tier, alias or model.
+NOBODY = "smoke--nobody"
 LOAD_S = 4.0
+# A model that is loaded for the first time is read from the disk whole.
+SWAP_TIMEOUT = httpx2.Timeout(1_800.0, connect=5.0)
 # The relevant one second, so that a server that answers in the order given is found out.
 QUERY = "How is boost pressure limited at altitude?"
 TEXTS = [
@@ -39,49 +45,59 @@ class Load(NamedTuple):
 
 
 def checks(here: Deployment, gateway: GatewaySettings) -> list[Check]:
-    """All rows; those whose profile is not selected are off."""
+    """All rows; those that the preset has nothing for are off."""
     if here.lan_ip is None:
         raise SettingsError("no_lan_ip", "LAN_IP is not set.", "Set it in .env, or: variet init")
-    selected = profiles(here)
-    engine = next((name for name in ENGINES if name in selected), "")
-    key = gateway.gateway_api_key.get_secret_value() if gateway.gateway_api_key else None
-    chat = Server(
-        engine or "engine", _base(here, gateway.gateway_port) + "/v1", key, "GATEWAY_PORT", KEY
+    if here.variet_preset is None:
+        raise SettingsError("no_preset", "VARIET_PRESET is not set.", "Run: variet init")
+    folder = gateway.models_dir
+    preset = load_preset(
+        here.variet_preset, folder / "hosts", load_manifest(folder / "manifest.yaml")
     )
-    embeddings = Server("embeddings", _base(here, here.embed_port) + "/v1", key, "EMBED_PORT", KEY)
-    rerank = Server("rerank", _base(here, here.rerank_port), key, "RERANK_PORT", KEY)
-    no_engine = "" if engine else f"no profile of {', '.join(ENGINES)} is selected"
-    no_embeddings, no_rerank = _off(selected, "embeddings"), _off(selected, "rerank")
-    servers = [
-        *([] if no_engine else [(chat, "/chat/completions", ASKED)]),
-        *([] if no_embeddings else [(embeddings, "/embeddings", _embedding(here, TEXTS))]),
-        *([] if no_rerank else [(rerank, "/rerank", {"query": QUERY, "texts": TEXTS})]),
-    ]
-    loads = _loads(here, selected, chat, embeddings, rerank)
+    base = local_url(here.lan_ip, gateway.gateway_port)
+    chat = _server(f"{base}/v1", gateway)
+    admin = _server(base, gateway)
+    reranks = preset.rerank if "rerank" in preset.profiles else None
+    no_rerank = "" if reranks else f"the preset {here.variet_preset} reranks nothing"
+    loads = _loads(here, preset, chat)
     return [
-        Check("models", lambda: _models(chat), no_engine),
-        Check("chat", lambda: _chat(chat), no_engine),
-        Check("embedding", lambda: _embed(embeddings, here), no_embeddings),
-        Check("rerank", lambda: _rerank(rerank), no_rerank),
-        Check("key", lambda: _refused(servers), "" if servers else "no profile is selected"),
+        Check("models", lambda: _models(chat)),
+        Check("swap", lambda: _swap(chat, here)),
+        Check("chat", lambda: _chat(chat)),
+        Check("embedding", lambda: _embed(chat, preset.embed)),
+        Check("rerank", lambda: _rerank(chat, reranks or ""), no_rerank),
+        Check("key", lambda: _refused(chat, admin)),
         Check("gpu", lambda: _gpu(loads), "" if loads else _no_gpu(here)),
     ]
 
 
-def _base(here: Deployment, port: int) -> str:
-    assert here.lan_ip
-    return local_url(here.lan_ip, port)
-
-
-def _off(selected: frozenset[str], profile: str) -> str:
-    return "" if profile in selected else f"the profile {profile} is not selected"
+def _server(url: str, gateway: GatewaySettings) -> Server:
+    secret = gateway.gateway_api_key
+    key = secret.get_secret_value() if secret else None
+    return Server("gateway", url, key, "GATEWAY_PORT", KEY, SWAP_TIMEOUT)
 
 
 def _models(server: Server) -> str:
     ids = [str(one.get("id")) for one in _list(server.get("/models"), server)]
-    if not ids:
-        raise Failed(f"{server.url} lists no model.", f"Look at: make logs S={server.name}")
+    if missing := [tier for tier in TIERS if tier not in ids]:
+        raise Failed(
+            f"{server.url} does not list the tier {', '.join(missing)}.",
+            "Another program may have that port; else look at: make logs S=gateway",
+        )
     return ", ".join(ids)
+
+
+def _swap(server: Server, here: Deployment) -> str:
+    """Every tier once; the one that is to be loaded comes last, and stays."""
+    order = [*(tier for tier in TIERS if tier != here.engine_tier), here.engine_tier]
+    told = []
+    for tier in order:
+        began = time.monotonic()
+        answer = server.post("/chat/completions", {**ASKED, "model": tier})
+        if not isinstance(answer, dict) or not answer.get("choices"):
+            raise Failed(f"{tier} answered {str(answer)[:200]}.", LOG)
+        told.append(f"{tier} {time.monotonic() - began:.1f} s ({answer.get('model')})")
+    return ", ".join(told)
 
 
 def _chat(server: Server) -> str:
@@ -92,31 +108,42 @@ def _chat(server: Server) -> str:
     )
 
 
-def _embed(server: Server, here: Deployment) -> str:
-    rows = _list(server.post("/embeddings", _embedding(here, TEXTS)), server)
+def _embed(server: Server, model: str) -> str:
+    rows = _list(server.post("/embeddings", {"model": model, "input": TEXTS}), server)
     vectors = [row["embedding"] for row in rows if isinstance(row.get("embedding"), list)]
     lengths = {len(vector) for vector in vectors}
     if len(vectors) != len(TEXTS) or len(lengths) != 1:
         raise Failed(f"{server.url} answered {len(vectors)} vectors of lengths {lengths}.", LOG)
     if not all(any(vector) for vector in vectors) or vectors[0] == vectors[1]:
         raise Failed(f"{server.url} answered vectors of zeros, or the same for two texts.", LOG)
-    return f"{len(vectors[0])} dimensions"
+    return f"{len(vectors[0])} dimensions by {model}"
 
 
-def _rerank(server: Server) -> str:
-    ranked = server.post("/rerank", {"query": QUERY, "texts": TEXTS})
+def _rerank(server: Server, model: str) -> str:
+    asked = {"model": model, "query": QUERY, "documents": TEXTS}
+    answer = server.post("/rerank", asked)
+    ranked = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(ranked, list) or len(ranked) != len(TEXTS):
-        raise Failed(f"{server.url} answered {str(ranked)[:200]}.", LOG)
-    scores = {int(one["index"]): float(one["score"]) for one in ranked}
+        raise Failed(f"{server.url} answered {str(answer)[:200]}.", LOG)
+    scores = {int(one["index"]): float(one["relevance_score"]) for one in ranked}
     if scores[1] <= scores[0]:
         raise Failed(f"{server.url} ranks the irrelevant text first: {scores}.", LOG)
-    return f"scores {scores[1]:.3f} and {scores[0]:.3f}"
+    return f"scores {scores[1]:.3f} and {scores[0]:.3f} by {model}"
 
 
-def _refused(servers: list[tuple[Server, str, dict[str, Any]]]) -> str:
-    for server, path, body in servers:
-        server.refuses(path, body)
-    return f"refused without a key and with a wrong one: {', '.join(s.name for s, _, _ in servers)}"
+def _refused(chat: Server, admin: Server) -> str:
+    chat.refuses("/chat/completions", ASKED)
+    path = f"/tiers/{NOBODY}/unload"
+    admin.refuses(path, {})
+    try:
+        admin.post(path, {})
+    except Unauthorized:
+        return "refused without a key and with a wrong one; unloading is the admin's alone"
+    except Failed as error:
+        raise Failed(
+            f"{KEY} may unload models: {error.message}", "Set GATEWAY_ADMIN_KEY: variet init"
+        ) from error
+    raise Failed(f"{KEY} may unload models.", "Set GATEWAY_ADMIN_KEY: variet init")
 
 
 def _gpu(loads: list[Load]) -> str:
@@ -132,23 +159,20 @@ def _gpu(loads: list[Load]) -> str:
     return "; ".join(phrases) + (f"; used by no engine: {', '.join(idle)}" if idle else "")
 
 
-def _loads(
-    here: Deployment, selected: frozenset[str], chat: Server, embeddings: Server, rerank: Server
-) -> list[Load]:
-    """One for each engine that runs on a card."""
-    loads: list[Load] = []
+def _loads(here: Deployment, preset: HostPreset, server: Server) -> list[Load]:
+    """One for each engine that runs on a card: that of the chat, and those beside it."""
+    if not preset.cards or preset.native:
+        return []
     llm = gpu.configured(here.nvidia_visible_devices_llm)
-    emb = gpu.configured(here.nvidia_visible_devices_emb)
-    if "vllm" in selected or ("llamacpp" in selected and _on_card(here.llamacpp_variant)):
-        loads.append(Load(chat.name, llm, lambda: chat.chat(NAME, QUESTION, TOKENS)))
+    loads = [Load("chat", llm, lambda: server.chat(NAME, QUESTION, TOKENS))]
     if not _on_card(here.tei_variant):
         return loads
-    batch = _embedding(here, TEXTS * 16)
-    asked = {"query": QUERY, "texts": TEXTS * 16}
-    if "embeddings" in selected:
-        loads.append(Load("embeddings", emb, lambda: embeddings.post("/embeddings", batch)))
-    if "rerank" in selected:
-        loads.append(Load("rerank", emb, lambda: rerank.post("/rerank", asked)))
+    emb = gpu.configured(here.nvidia_visible_devices_emb)
+    batch = {"model": preset.embed, "input": TEXTS * 16}
+    loads.append(Load("embeddings", emb, lambda: server.post("/embeddings", batch)))
+    if "rerank" in preset.profiles:
+        asked = {"model": preset.rerank, "query": QUERY, "documents": TEXTS * 16}
+        loads.append(Load("rerank", emb, lambda: server.post("/rerank", asked)))
     return loads
 
 
@@ -157,11 +181,7 @@ def _on_card(variant: str | None) -> bool:
 
 
 def _no_gpu(here: Deployment) -> str:
-    return f"no GPU is configured (preset {here.variet_preset or 'none'}: engines on the CPU)"
-
-
-def _embedding(here: Deployment, texts: list[str]) -> dict[str, Any]:
-    return {"input": texts, **({"model": here.tei_model} if here.tei_model else {})}
+    return f"no GPU is configured (preset {here.variet_preset}: engines on the CPU)"
 
 
 def _list(answer: Any, server: Server) -> list[dict[str, Any]]:

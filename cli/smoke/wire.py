@@ -35,13 +35,20 @@ class Server:
     or refuses."""
 
     def __init__(
-        self, name: str, url: str, key: str | None, setting: str, key_setting: str
+        self,
+        name: str,
+        url: str,
+        key: str | None,
+        setting: str,
+        key_setting: str,
+        timeout: httpx2.Timeout = TIMEOUT,
     ) -> None:
         self.name = name
         self.url = url.rstrip("/")
         self._key = key
         self._setting = setting
         self._key_setting = key_setting
+        self.timeout = timeout
 
     def get(self, path: str) -> Any:
         return self._json("GET", path, None)
@@ -155,7 +162,7 @@ class _Answer:
     ) -> None:
         self._server = server
         # A proxy of the environment is for the internet, not for the LAN.
-        self._http = httpx2.Client(timeout=TIMEOUT, trust_env=False)
+        self._http = httpx2.Client(timeout=server.timeout, trust_env=False)
         self._request = self._http.build_request(
             method,
             f"{server.url}{path}",

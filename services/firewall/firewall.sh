@@ -88,8 +88,6 @@ read_brain() {
     [ "$address" != "$admitted" ] || fail 2 \
         "LAN_IP and HANDS_IP are both $address: one host. Correct HANDS_IP in $env_file."
     read_port GATEWAY_PORT 8000
-    read_port EMBED_PORT 8081
-    read_port RERANK_PORT 8082
 }
 
 read_hands() {

@@ -49,7 +49,7 @@ def test_a_brain_gets_its_file_its_folders_and_the_next_commands(
     assert variet(*BRAIN, "--hands-ip", "192.168.1.20") == 0
     told = capsys.readouterr().out
     written = values(here)
-    assert written["LLAMACPP_MODEL"].endswith(".gguf")
+    assert written["GATEWAY_ADMIN_KEY"] != written["GATEWAY_API_KEY"]
     assert stat.S_IMODE(here.stat().st_mode) == 0o600
     assert here.read_text().startswith("# mine\n")
     for name in ("MODEL_STORE", "HF_HOME"):
@@ -166,13 +166,26 @@ def test_a_public_address_is_warned_of(
     assert "LAN_IP=8.8.4.4 is a public address" in capsys.readouterr().out
 
 
-def test_another_tier_changes_the_engine_and_no_secret(here: Path, variet: Variet) -> None:
+def test_another_tier_changes_one_line_and_no_secret(here: Path, variet: Variet) -> None:
     assert variet(*BRAIN) == 0
     before = values(here)
     assert variet("init", "--tier", "deep") == 0
     after = values(here)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"ENGINE_TIER", "MODEL_ID", "LLAMACPP_MODEL", "ENGINE_FLAGS"}
+    assert changed == {"ENGINE_TIER"}
+
+
+def test_what_became_of_a_line_that_went_is_told(
+    here: Path, variet: Variet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert variet(*BRAIN) == 0
+    here.write_text(f"{here.read_text()}LLAMACPP_MODEL=mine.gguf\nEMBED_PORT=8081\n")
+    capsys.readouterr()
+    assert variet("init") == 0
+    told = capsys.readouterr().out
+    assert "LLAMACPP_MODEL is gone (it was mine.gguf): a model is served as its preset says" in told
+    assert "EMBED_PORT is gone (it was 8081): embeddings and reranking are at GATEWAY_PORT" in told
+    assert not {"LLAMACPP_MODEL", "EMBED_PORT"} & values(here).keys()
 
 
 def test_without_a_terminal_a_missing_answer_names_its_flag(
@@ -234,7 +247,7 @@ def test_what_does_not_fit_is_told_with_a_remedy(
         "4000 MiB of memory",
         "Docker's engine is 24.0.7, older than 25.0",
         "Docker Compose cannot be used (no such command)",
-        "1.0 GB of disk are free; the models still to fetch take 17.",
+        "1.0 GB of disk are free; the models still to fetch take 47.",
         f"LAN_IP=10.9.8.7 is no address of this machine (it has: {LAN})",
     ):
         assert part in told
@@ -303,22 +316,24 @@ def test_the_report_is_json_when_asked(
     assert report["written"] is True
     assert report["changes"]["GATEWAY_API_KEY"] == "(secret)"
     assert report["host"]["gpus"]["cards"][1]["compute"] == "8.6"
-    assert [one["id"] for one in report["to_fetch"]] == ["qwen3.6-35b-a3b", "bge-small-en-v1.5"]
+    assert [one["id"] for one in report["to_fetch"]] == [
+        *("qwen3.6-35b-a3b", "gpt-oss-20b", "qwen3.8-27b", "bge-small-en-v1.5")
+    ]
     # 33.4 million numbers: the hub's file has 32 bits for each.
-    assert 125e6 < report["to_fetch"][1]["size"] < 145e6
+    assert 125e6 < report["to_fetch"][-1]["size"] < 145e6
     assert any(step.endswith("smoke") for step in report["next"])
 
 
-def test_a_host_whose_engines_run_natively_gets_their_command_lines(
+def test_a_host_whose_engines_run_natively_is_told_how_to_start_the_gateway(
     here: Path, variet: Variet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on(monkeypatch, host(system="darwin", docker=Docker(problem="none")))
     assert variet("init", "--role", "brain", "--yes") == 0
     told = capsys.readouterr().out
     assert values(here)["VARIET_PRESET"] == "mac"
-    assert told.count("llama-server --model") == 2
-    assert "--cache-type-k q8_0" in told
-    assert f"--host {LAN} --port 8000" in told
+    assert "make ENV_FILE=" in told
+    assert " gateway\n" in told
+    assert "models pull bge-m3" in told
     assert "Docker" not in told
     assert values(here)["GATEWAY_API_KEY"] not in told
 

@@ -18,14 +18,16 @@ CAPABILITIES = {
     "seaweedfs": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"},
     "redis": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"},
     "searxng": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"},
-    "vllm": {"DAC_OVERRIDE"},
 }
 # Their images write beside their programs, or nobody has shown that they do not.
 WRITABLE_ROOT = {
-    *("vllm", "langfuse-web", "langfuse-worker", "clickhouse", "seaweedfs", "searxng"),
+    *("langfuse-web", "langfuse-worker", "clickhouse", "seaweedfs", "searxng"),
 }
-# They fetch models, ask the brain, or search the web.
-MAY_GO_OUT = {"vllm", "embeddings", "rerank", "orchestrator", "searxng"}
+# They ask the brain, or search the web. The gateway, which meets engines that fetch models, is not
+# among them: see `leaves_by`.
+MAY_GO_OUT = {"orchestrator", "searxng"}
+# It has no network.
+HOLDS_DOCKER = {"broker"}
 MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 NO_HOST = "com.docker.network.bridge.inhibit_ipv4"
 
@@ -35,6 +37,8 @@ def breaches(config: Config, images: set[str], address: str) -> list[str]:
     found = [
         f"{name}: {line}"
         for name, service in config["services"].items()
+        # Of the others only the image is fetched.
+        if service.get("deploy", {}).get("replicas") != 0
         for rule in (*RULES, from_list(images), published_on(address))
         for line in rule(name, service, config)
     ]
@@ -104,7 +108,8 @@ def gains_nothing(name: str, service: Service, config: Config) -> Iterator[str]:
     if more := set(service.get("cap_add", [])) - CAPABILITIES.get(name, set()):
         yield f"adds the capabilities {', '.join(sorted(more))}"
     for key in ("privileged", "network_mode", "pid", "ipc", "devices", "userns_mode"):
-        if service.get(key):
+        alone = key == "network_mode" and service.get(key) == "none"
+        if service.get(key) and not alone:
             yield f"has {key}"
 
 
@@ -118,16 +123,18 @@ def mounts_what_exists(name: str, service: Service, config: Config) -> Iterator[
         source = str(mount.get("source", ""))
         if mount["type"] == "bind" and mount.get("bind", {}).get("create_host_path"):
             yield f"{source} would be made by Docker, and belong to root"
-        if source.endswith("docker.sock"):
+        if source.endswith("docker.sock") and name not in HOLDS_DOCKER:
             yield "holds the Docker engine"
 
 
 def goes_out_only_if_it_must(name: str, service: Service, config: Config) -> Iterator[str]:
+    if service.get("network_mode") == "none":
+        return
     networks = [config["networks"][key] for key in service.get("networks", {})]
     if not networks or "default" in service["networks"]:
         yield "names no network"
     ways = [network for network in networks if not network.get("internal")]
-    out = [network for network in ways if network.get("driver_opts", {}).get(MASQUERADE) != "false"]
+    out = leaves_by(service, config)
     if service.get("ports") and not ways:
         yield "is on internal networks only, so its port is not published"
     if out and name not in MAY_GO_OUT:
@@ -135,6 +142,15 @@ def goes_out_only_if_it_must(name: str, service: Service, config: Config) -> Ite
     inner = [network for network in networks if network.get("internal")]
     if any(network.get("driver_opts", {}).get(NO_HOST) != "true" for network in inner):
         yield "meets its host on an internal network"
+
+
+def leaves_by(service: Service, config: Config) -> bool:
+    """Whether packets to the internet find their way back. Docker takes the first network by name
+    that is not internal for the default route."""
+    ways = sorted(k for k in service["networks"] if not config["networks"][k].get("internal"))
+    if not ways:
+        return False
+    return config["networks"][ways[0]].get("driver_opts", {}).get(MASQUERADE) != "false"
 
 
 def waits_for_health(name: str, service: Service, config: Config) -> Iterator[str]:

@@ -21,14 +21,17 @@ DATA = {
     ("searxng", "/var/cache/searxng"),
     ("orchestrator", "/state"),
     ("vllm", "/root/.cache/vllm"),
+    ("gateway", "/state"),
+    ("gateway", "/slots"),
+    ("gateway", "/run/broker"),
+    ("broker", "/run/broker"),
 }
 # Set so that a server listens, where it is looked for, and to nobody without a key.
 SAID = {
     "langfuse-web": {"HOSTNAME": "0.0.0.0", "CLICKHOUSE_CLUSTER_ENABLED": "false"},
     "langfuse-worker": {"HOSTNAME": "0.0.0.0", "CLICKHOUSE_CLUSTER_ENABLED": "false"},
     "searxng": {"GRANIAN_HOST": "0.0.0.0"},
-    "embeddings": {"HOSTNAME": "0.0.0.0", "HUGGINGFACE_HUB_CACHE": "/data"},
-    "rerank": {"HOSTNAME": "0.0.0.0", "HUGGINGFACE_HUB_CACHE": "/data"},
+    "gateway": {"GATEWAY_HOST": "0.0.0.0", "GATEWAY_PORT": "8000"},
 }
 KEYS = {
     "qdrant": "QDRANT__SERVICE__API_KEY",
@@ -36,10 +39,7 @@ KEYS = {
     "clickhouse": "CLICKHOUSE_PASSWORD",
     "redis": "REDISCLI_AUTH",
     "langfuse-worker": "ENCRYPTION_KEY",
-    "llamacpp": "LLAMA_API_KEY",
-    "vllm": "VLLM_API_KEY",
-    "embeddings": "API_KEY",
-    "rerank": "API_KEY",
+    "gateway": "GATEWAY_API_KEY",
 }
 FILES = {"qdrant": 10_000, "clickhouse": 262_144, "seaweedfs": 10_000}
 
@@ -85,11 +85,6 @@ def test_langfuse_is_the_same_version_twice() -> None:
     images = stacks.listed_images()
     tags = {images[name].rpartition(":")[2] for name in ("langfuse-web", "langfuse-worker")}
     assert len(tags) == 1
-
-
-def test_embeddings_start_without_the_script_that_misreads_drivers(services: Config) -> None:
-    started = {name: services[name]["entrypoint"] for name in ("embeddings", "rerank")}
-    assert set(map(tuple, started.values())) == {("text-embeddings-router",)}
 
 
 def test_servers_may_open_as_many_files_as_they_need(services: Config) -> None:

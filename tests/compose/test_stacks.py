@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cli.compose import ENGINES
+from cli.compose import IMAGES as IMAGES_ONLY
 from cli.host.answers import PROFILES
 from contracts.manifest import Tier
 from models.manifest import load_preset
@@ -32,8 +34,55 @@ def test_the_brain_keeps_the_rules_with_every_preset_and_profile(
     settings = stacks.brain(preset, tier, beside)
     config = render(stacks.BRAIN, settings, tmp_path)
     assert breaches(config, set(IMAGES.values()), stacks.LAN_IP) == []
-    engine = "vllm" if settings.get("VLLM_MODEL") else "llamacpp"
-    assert set(config["services"]) == {engine, *beside}
+    engines = {"llamacpp"} | ({"vllm"} if "VLLM_VARIANT" in settings else set())
+    fetched = engines | ({"tei"} if beside else set())
+    assert set(config["services"]) == {"gateway", "broker", *fetched}
+    stopped = {n for n, s in config["services"].items() if s["deploy"].get("replicas") == 0}
+    assert stopped == fetched, "Compose fetches the engines' images, and starts none"
+
+
+def test_the_gateway_alone_is_published_and_the_broker_has_no_network(tmp_path: Path) -> None:
+    config = render(stacks.BRAIN, stacks.brain("2x3060"), tmp_path)
+    services = config["services"]
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert list(published) == ["gateway"]
+    (port,) = published["gateway"]
+    assert (port["host_ip"], port["published"], port["target"]) == (stacks.LAN_IP, "8000", 8000)
+    assert services["broker"]["network_mode"] == "none"
+    assert set(services["gateway"]["networks"]) == {"front", "llamacpp", "tei", "vllm"}
+    assert config["networks"]["llamacpp"]["internal"]
+
+
+def test_the_engine_s_socket_reaches_the_broker_and_the_broker_s_the_gateway(
+    tmp_path: Path,
+) -> None:
+    services = render(stacks.BRAIN, stacks.brain("4090+2070"), tmp_path)["services"]
+    mounts = {
+        (name, mount["source"])
+        for name, service in services.items()
+        for mount in service.get("volumes", [])
+    }
+    assert {name for name, source in mounts if source.endswith("docker.sock")} == {"broker"}
+    assert {name for name, source in mounts if source == "broker"} == {"broker", "gateway"}
+
+
+def test_gateway_and_broker_write_nothing_of_the_host(tmp_path: Path) -> None:
+    services = render(stacks.BRAIN, stacks.brain("cpu"), tmp_path)["services"]
+    for name, written in (("gateway", []), ("broker", ["/var/run/docker.sock"])):
+        binds = [mount for mount in services[name]["volumes"] if mount["type"] == "bind"]
+        assert [one["target"] for one in binds if not one.get("read_only")] == written
+    environment = services["gateway"]["environment"]
+    assert (environment["MODELS_DIR"], environment["MODEL_STORE"]) == ("/config", "/models")
+    assert services["gateway"]["user"] == "1000:1000"
+
+
+def test_the_containers_of_the_gateway_have_a_name_that_nothing_selects() -> None:
+    services = yaml.safe_load(
+        stacks.BRAIN.read_text("utf-8"),
+    )["services"]
+    assert services[ENGINES]["profiles"] == ["engines"]
+    stopped = {n for n, s in services.items() if s.get("deploy", {}).get("replicas") == 0}
+    assert stopped == {*IMAGES_ONLY, ENGINES}
 
 
 @pytest.mark.parametrize("profiles", list(stacks.choices(PROFILES["hands"])), ids=named)
@@ -101,31 +150,13 @@ def test_files_of_keys_and_policy_are_the_hosts(tmp_path: Path) -> None:
     assert mounts["/run/variet/keys.yaml"]["source"] == "/dev/null"
 
 
-def test_the_engine_gets_the_presets_words_one_by_one(tmp_path: Path) -> None:
-    settings = {
-        **stacks.brain("2x3060"),
-        "ENGINE_FLAGS": '--a "two words" --b=c -1,1',
-    }
-    command = render(stacks.BRAIN, settings, tmp_path)["services"]["llamacpp"]["command"]
-    assert command[-4:] == ["--a", "two words", "--b=c", "-1,1"]
-    assert command[:4] == [
-        *("--model", f"/models/{settings['LLAMACPP_MODEL']}"),
-        *("--alias", settings["MODEL_ID"]),
-    ]
-
-
-def test_vllm_answers_to_every_tiers_name_and_signs_with_the_models(tmp_path: Path) -> None:
-    settings = stacks.brain("4090+2070")
-    command = render(stacks.BRAIN, settings, tmp_path)["services"]["vllm"]["command"]
-    names = command[command.index("--served-model-name") + 1 : command.index("--host")]
-    assert names == [settings["MODEL_ID"], "default", "fast", "balanced", "deep"]
-    assert "" not in command
-
-
 @pytest.mark.parametrize("preset", stacks.presets())
 def test_only_hosts_with_cards_reserve_them(preset: str, tmp_path: Path) -> None:
     config = render(stacks.BRAIN, stacks.brain(preset), tmp_path)
     reserved = {name: cards(config, name) for name in config["services"]}
+    assert reserved.pop("broker") == ()
+    # It reads the cards' memory, and computes nothing.
+    assert reserved.pop("gateway") == (() if preset == "cpu" else ("gpu", "utility"))
     assert set(reserved.values()) == ({()} if preset == "cpu" else {("gpu",)})
 
 
@@ -149,4 +180,5 @@ def test_every_image_of_the_list_is_somewhere_used() -> None:
         for variant in load_preset(name).images.model_dump().values()
     }
     # The first two are what a driver older or newer than the preset's gets.
-    assert IMAGES.keys() <= {"llamacpp-cuda", "llamacpp-cuda13", *extended, *chosen}
+    known = {"llamacpp-cuda", "llamacpp-cuda13", "gateway-cpu", "gateway-nvidia"}
+    assert IMAGES.keys() <= known | extended | chosen

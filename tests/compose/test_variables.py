@@ -8,23 +8,19 @@ from typing import Any
 import pytest
 import yaml
 
+from contracts import settings_table
 from contracts.deployment import Deployment
-from contracts.gateway_settings import GatewaySettings
-from contracts.settings import REPOSITORY, Settings
+from contracts.settings import REPOSITORY
 from tests.compose import stacks
 
 FILES = (stacks.BRAIN, stacks.HANDS, stacks.IMAGES)
 NAME = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
 DEFAULT = re.compile(r"\$\{([A-Z0-9_]+):-([^${}]+)\}")
-FIELDS = {
-    name.upper(): field
-    for page in (Settings, Deployment, GatewaySettings)
-    for name, field in page.model_fields.items()
-}
+FIELDS = {name.upper(): field for name, field in settings_table.fields().items()}
 # Words in the place of a value that has no default, for the engine's log to show.
 UNSET = re.compile(r"[A-Z_]+-is-not-set|/dev/null")
 # Read by the code on the host: by `variet`, its firewall, or Compose itself.
-CODE = ("cli", "services/firewall", "orchestrator")
+CODE = ("cli", "services/firewall", "services/gateway", "orchestrator")
 
 
 def texts(tree: Any) -> Iterator[str]:

@@ -1,16 +1,22 @@
 from pydantic.fields import FieldInfo
 
 from contracts import settings_table
+from contracts.broker_settings import BrokerSettings
 from contracts.deployment import Deployment
 from contracts.gateway_settings import GatewaySettings
 from contracts.settings import Settings
 
 PAGES = (Settings, Deployment, GatewaySettings)
-FIELDS: dict[str, FieldInfo] = {n: f for page in PAGES for n, f in page.model_fields.items()}
+FIELDS: dict[str, FieldInfo] = settings_table.fields()
 
 
 def test_a_name_stands_on_one_page_only() -> None:
-    assert len(FIELDS) == sum(len(page.model_fields) for page in PAGES)
+    names = [name for page in PAGES for name in page.model_fields]
+    assert len(names) == len(set(names))
+    # What Compose reads and the broker is given, has one default.
+    for name in names:
+        own, broker = FIELDS[name], BrokerSettings.model_fields.get(name)
+        assert broker is None or broker.default == own.default, name
 
 
 def test_every_setting_is_in_the_example_once_with_its_meaning() -> None:

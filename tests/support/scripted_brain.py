@@ -1,4 +1,4 @@
-"""The brain of a few lines: chat, embeddings and reranking on one port, and each can go wrong.
+"""The gateway of a few lines: tiers, embeddings and reranking on one port, and each can go wrong.
 
 A test double: what it says is never a model's doing.
 """
@@ -12,6 +12,8 @@ from threading import Thread
 from typing import Any
 
 KEY = "0123456789abcdef-brain"
+ADMIN_KEY = "fedcba9876543210-admin"
+TIERS = ("fast", "balanced", "deep")
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Brain:
 
 
 @contextmanager
-def scripted_brain() -> Iterator[Brain]:
+def scripted_brain(key: str = KEY, admin_key: str = ADMIN_KEY) -> Iterator[Brain]:
     brain = Brain()
 
     class Handler(BaseHTTPRequestHandler):
@@ -37,20 +39,28 @@ def scripted_brain() -> Iterator[Brain]:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
             given = json.loads(body) if body else {}
             brain.seen.append((self.path, given))
-            authorized = self.headers.get("authorization") == f"Bearer {KEY}"
-            if not authorized and self.path not in brain.open:
+            keys = {f"Bearer {key}": "user", f"Bearer {admin_key}": "admin"}
+            caller = keys.get(self.headers.get("authorization", ""))
+            if caller is None and self.path not in brain.open:
                 self._json(401, {"error": {"message": "Invalid API Key"}})
+            elif self.path.startswith("/tiers/") and self.path not in brain.open:
+                self._json(404 if caller == "admin" else 403, {"error": {"message": "not for you"}})
             elif self.path in brain.answers:
                 self._json(*brain.answers[self.path])
             elif self.path == "/v1/models":
-                self._json(200, {"data": [{"id": "scripted"}]})
+                self._json(200, {"data": [{"id": tier} for tier in TIERS]})
+            elif self.path == "/v1/chat/completions" and not given.get("stream"):
+                said = {"role": "assistant", "content": "one"}
+                model = f"model-of-{given['model']}"
+                self._json(200, {"model": model, "choices": [{"index": 0, "message": said}]})
             elif self.path == "/v1/chat/completions":
                 self._chat()
             elif self.path == "/v1/embeddings":
                 self._json(200, {"data": [{"embedding": vector(t)} for t in given["input"]]})
-            elif self.path == "/rerank":
-                marks = [{"index": i, "score": float(i)} for i, _ in enumerate(given["texts"])]
-                self._json(200, marks)
+            elif self.path == "/v1/rerank":
+                texts = enumerate(given["documents"])
+                marks = [{"index": i, "relevance_score": float(i)} for i, _ in texts]
+                self._json(200, {"results": marks})
             else:
                 self._json(404, {"error": {"message": f"no {self.path}"}})
 

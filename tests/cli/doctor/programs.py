@@ -35,6 +35,7 @@ class Programs:
             f"    *config*) cat '{self._folder}/services.txt' ;;\n"
             f"    *' ps '*) cat '{self._folder}/ps.txt' ;;\n"
             f"    info*) cat '{self._folder}/info.txt' ;;\n"
+            "    'image inspect'*) exit 0 ;;\n"
             "    'compose version'*) echo 2.40.3 ;;\n"
             '    *) echo "unexpected: $*" >&2; exit 64 ;;\n'
             "esac",

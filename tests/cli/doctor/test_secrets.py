@@ -31,12 +31,12 @@ def of_hands(**changed: str) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*NEEDED, "gateway_api_key", "embed_url"):
+    for name in (*NEEDED, "gateway_api_key", "gateway_admin_key", "embed_url"):
         monkeypatch.delenv(name.upper(), raising=False)
 
 
 def test_secrets_that_are_long_enough_are_well() -> None:
-    assert checked("brain", gateway_api_key=GOOD).status == "ok"
+    assert checked("brain", gateway_api_key=GOOD, gateway_admin_key=GOOD).status == "ok"
     assert checked("hands", **of_hands()).status == "ok"
 
 

@@ -13,7 +13,8 @@ def with_driver(version: str) -> Gpus:
 def test_every_image_that_takes_cards_has_its_need() -> None:
     text = (REPOSITORY / "services/images.yaml").read_text("utf-8")
     taking = {name for name, one in yaml.safe_load(text)["services"].items() if "deploy" in one}
-    assert set(NEEDS) == taking
+    # The gateway only reads how much memory they have: any driver tells that.
+    assert set(NEEDS) == taking - {"gateway-nvidia"}
 
 
 def test_an_image_for_cuda_13_gives_way_to_one_for_older_drivers() -> None:

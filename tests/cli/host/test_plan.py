@@ -7,7 +7,8 @@ import yaml
 from cli.host import secret
 from cli.host.answers import COMPOSE_FILES, PROFILES, Answers, answers_of
 from cli.host.dotenv import EnvFile
-from cli.host.plan import plan, values
+from cli.host.plan import FORMER, plan, values
+from contracts.broker_settings import BrokerSettings
 from contracts.deployment import Deployment, Role
 from contracts.errors import SettingsError
 from contracts.gateway_settings import GatewaySettings
@@ -56,7 +57,7 @@ def first(answers: Answers) -> str:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_line_is_a_setting_of_one_of_the_pages(name: str) -> None:
     pages = (Settings, Deployment, GatewaySettings)
-    known = {n.upper() for page in pages for n in page.model_fields}
+    known = {n.upper() for page in (*pages, BrokerSettings) for n in page.model_fields}
     for answers in (replace(BRAIN, preset=name), replace(HANDS, preset=name)):
         written = made(answers)
         assert written.keys() <= known
@@ -65,37 +66,59 @@ def test_every_line_is_a_setting_of_one_of_the_pages(name: str) -> None:
             page.model_validate({n: v for n, v in lower.items() if n in page.model_fields})
 
 
-def test_the_brain_serves_the_tiers_model_with_its_engine() -> None:
+def test_the_brain_fetches_the_engines_of_all_its_tiers() -> None:
     here = made(BRAIN)
-    assert here["COMPOSE_PROFILES"] == "vllm,embeddings"
-    assert here["VLLM_MODEL"] == "Qwen/Qwen2.5-32B-Instruct-AWQ"
-    assert (here["MAX_MODEL_LEN"], here["GPU_MEM_UTIL"]) == ("16384", "0.92")
-    assert "--kv-cache-dtype fp8" in here["ENGINE_FLAGS"]
-    assert (here["TEI_MODEL"], here["TEI_VARIANT"]) == ("BAAI/bge-large-en-v1.5", "tei-turing")
+    assert here["COMPOSE_PROFILES"] == "llamacpp,vllm,embeddings"
+    assert (here["ENGINE_TIER"], here["GPU_MEM_UTIL"]) == ("balanced", "0.92")
+    assert (here["VLLM_VARIANT"], here["TEI_VARIANT"]) == ("vllm-cuda", "tei-turing")
+    assert here["GATEWAY_CARDS"] == "gateway-nvidia"
     assert (here["NVIDIA_VISIBLE_DEVICES_LLM"], here["NVIDIA_VISIBLE_DEVICES_EMB"]) == ("0", "1")
     fast = made(replace(BRAIN, tier="fast"))
-    assert fast["COMPOSE_PROFILES"] == "llamacpp,embeddings"
-    assert fast["LLAMACPP_MODEL"] == "gpt-oss-20b/gpt-oss-20b-mxfp4.gguf"
-    assert "VLLM_MODEL" not in fast
+    assert {n for n in fast if fast[n] != here[n] and n not in secret.SECRET} == {"ENGINE_TIER"}
+    assert made(replace(BRAIN, preset="2x3060"))["COMPOSE_PROFILES"] == "llamacpp,embeddings"
 
 
 def test_a_host_without_cards_names_none() -> None:
     here = made(replace(BRAIN, preset="cpu"))
     assert (here["LLAMACPP_VARIANT"], here["TEI_VARIANT"]) == ("llamacpp-cpu", "tei-cpu")
-    assert "NVIDIA_VISIBLE_DEVICES_LLM" not in here
-    assert "--n-gpu-layers" not in here["ENGINE_FLAGS"]
+    assert not {"NVIDIA_VISIBLE_DEVICES_LLM", "GATEWAY_CARDS", "VLLM_VARIANT"} & here.keys()
+
+
+def test_lines_of_a_brain_without_a_gateway_go_and_its_secrets_stay() -> None:
+    text = first(BRAIN).replace("GATEWAY_ADMIN_KEY=", "GATEWAY_ADMIN=")
+    old = "".join(f"{name}=x\n" for name in FORMER)
+    now = EnvFile(unasked(f"# mine\n{old}{text}"))
+    assert not FORMER.keys() & now.values.keys()
+    assert now.text.startswith("# mine\n")
+    assert now.values["GATEWAY_API_KEY"] == EnvFile(text).values["GATEWAY_API_KEY"]
+    assert len(now.values["GATEWAY_ADMIN_KEY"]) == 64
+    assert now.values["GATEWAY_ADMIN_KEY"] != now.values["GATEWAY_API_KEY"]
+    # The hands, and a laptop, still name their model.
+    assert EnvFile(unasked(first(HANDS))).values["MODEL_ID"] == "default"
+
+
+def test_a_workstation_that_asked_another_port_for_embeddings_asks_the_gateway() -> None:
+    text = first(HANDS).replace(
+        "EMBED_URL=http://192.168.1.10:8000", "EMBED_URL=http://192.168.1.10:8081"
+    )
+    assert EnvFile(unasked(text)).values["EMBED_URL"] == "http://192.168.1.10:8000/v1"
+    mine = text.replace("EMBED_URL=http://192.168.1.10:8081", "EMBED_URL=http://10.0.0.9:9")
+    assert EnvFile(unasked(mine)).values["EMBED_URL"] == "http://10.0.0.9:9/v1"
+    moved = replace(HANDS, brain_url="http://brain:9000/v1")
+    assert made(moved)["EMBED_URL"] == "http://brain:9000/v1"
 
 
 def test_a_host_whose_engines_run_natively_has_no_stack() -> None:
     here = made(replace(BRAIN, preset="mac"))
     assert "COMPOSE_FILE" not in here
     assert "COMPOSE_PROFILES" not in here
+    assert (here["ENGINE_BACKEND"], here["GATEWAY_HOST"]) == ("process", here["LAN_IP"])
 
 
 def test_the_workstation_asks_the_brain() -> None:
     here = made(HANDS)
     assert here["OPENAI_COMPAT_URL"] == "http://192.168.1.10:8000/v1"
-    assert here["EMBED_URL"] == "http://192.168.1.10:8081/v1"
+    assert here["EMBED_URL"] == here["OPENAI_COMPAT_URL"]
     assert here["OPENAI_COMPAT_KEY"] == here["EMBED_KEY"] == "b" * 64
     assert here["EMBED_MODEL"] == "bge-large-en-v1.5"
     assert here["COMPOSE_PROFILES"] == "qdrant,langfuse,searxng"
@@ -125,10 +148,11 @@ def test_changed_answers_change_the_lines_that_follow_and_no_other() -> None:
 
 
 def test_what_a_person_changed_stays_until_its_answer_changes() -> None:
-    text = first(BRAIN).replace("MAX_MODEL_LEN=16384", "MAX_MODEL_LEN=8192")
+    text = first(BRAIN).replace("ENGINE_MEMORY=16384m", "ENGINE_MEMORY=8g")
+    assert "ENGINE_MEMORY=8g" in text
     assert again(BRAIN, text) == text
-    other = EnvFile(again(replace(BRAIN, tier="fast"), text)).values
-    assert other["MAX_MODEL_LEN"] == "65536"
+    other = EnvFile(again(replace(BRAIN, preset="cpu"), text)).values
+    assert other["ENGINE_MEMORY"] == "6144m"
 
 
 def test_langfuse_s_address_follows_the_port_and_the_address_that_it_is_published_at() -> None:
@@ -219,4 +243,5 @@ def test_answers_that_do_not_fit_are_named(answers: Answers, told: str) -> None:
 def test_the_profiles_are_those_of_the_stack(role: Role) -> None:
     stack = yaml.safe_load((REPOSITORY / COMPOSE_FILES[role]).read_text("utf-8"))
     named = {name for service in stack["services"].values() for name in service.get("profiles", ())}
-    assert named == set(PROFILES[role])
+    # Nothing selects the profile of the containers that the gateway makes.
+    assert named - {"engines"} == set(PROFILES[role])

@@ -1,6 +1,7 @@
 """A host of either role whose programs and servers are scripted."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from models.manifest import HOSTS, MANIFEST
 from tests.cli.conftest import Variet
-from tests.support.scripted_brain import KEY, Brain, scripted_brain
+from tests.support.scripted_brain import ADMIN_KEY, KEY, Brain, scripted_brain
 
 Smoke = Callable[..., dict[str, Any]]
 NAMES = ("VARIET_ROLE", "COMPOSE_PROFILES", "GATEWAY_API_KEY", "OPENAI_COMPAT_URL", "LAN_IP")
@@ -53,22 +55,32 @@ def brain() -> Iterator[Brain]:
 
 
 @pytest.fixture
-def of_brain(brain: Brain, env: Callable[..., Path]) -> Callable[..., Path]:
-    """Settings of a brain on which every profile is served by the scripted one."""
+def of_brain(brain: Brain, env: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Settings of a brain whose gateway is the scripted one. Presets are those of `tmp_path`, which
+    are the repository's, and `reranks`."""
+    models = tmp_path / "models"
+    (models / "hosts").mkdir(parents=True)
+    shutil.copy(MANIFEST, models)
+    for preset in HOSTS.glob("*.yaml"):
+        shutil.copy(preset, models / "hosts")
+    text = (HOSTS / "4090+2070.yaml").read_text("utf-8")
+    more = text.replace("profiles: [embeddings]", "profiles: [embeddings, rerank]")
+    (models / "hosts/reranks.yaml").write_text(more, "utf-8")
 
     def write(**values: object) -> Path:
         given: dict[str, object] = {
             "VARIET_ROLE": "brain",
             "VARIET_PRESET": "cpu",
             "COMPOSE_FILE": "docker-compose.gpu.yml",
-            "COMPOSE_PROFILES": "llamacpp,embeddings,rerank",
+            "COMPOSE_PROFILES": "llamacpp,embeddings",
             "LAN_IP": "127.0.0.1",
+            "ENGINE_TIER": "balanced",
             "GATEWAY_API_KEY": KEY,
+            "GATEWAY_ADMIN_KEY": ADMIN_KEY,
             "GATEWAY_PORT": brain.port,
-            "EMBED_PORT": brain.port,
-            "RERANK_PORT": brain.port,
             "LLAMACPP_VARIANT": "llamacpp-cpu",
             "TEI_VARIANT": "tei-cpu",
+            "MODELS_DIR": models,
         }
         return env(**(given | values))
 

@@ -1,6 +1,7 @@
 """Each row of the brain's table: what makes it ok, and what does not."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,41 +12,50 @@ from cli.smoke import brain as rows
 from cli.smoke import gpu
 from tests.cli.conftest import Variet
 from tests.cli.smoke.conftest import Smoke
-from tests.support.scripted_brain import KEY, Brain
+from tests.support.scripted_brain import ADMIN_KEY, KEY, Brain
 
+RANKED_WRONG = {"results": [{"index": 0, "relevance_score": 2}, {"index": 1, "relevance_score": 1}]}
 Write = Callable[..., Path]
 
 
 def test_a_brain_that_does_its_work_is_well(of_brain: Write, smoke: Smoke, brain: Brain) -> None:
-    of_brain(TEI_MODEL="BAAI/bge-small-en-v1.5")
+    of_brain()
     found = smoke()
-    assert found["status"] == 0
+    assert found["status"] == 0, found
     assert {name: row["status"] for name, row in found.items() if name != "status"} == {
-        "models": "ok", "chat": "ok", "embedding": "ok", "rerank": "ok", "key": "ok", "gpu": "off"
+        "models": "ok", "swap": "ok", "chat": "ok", "embedding": "ok", "rerank": "off", "key": "ok",
+        "gpu": "off",
     }  # fmt: skip
-    assert found["models"]["detail"] == "scripted"
+    assert found["models"]["detail"] == "fast, balanced, deep"
     assert found["chat"]["detail"].startswith("3 tokens, ")
     assert "tokens/s, first token after" in found["chat"]["detail"]
-    assert found["embedding"]["detail"] == "3 dimensions"
+    assert found["embedding"]["detail"] == "3 dimensions by bge-small-en-v1.5"
+    assert found["rerank"]["detail"] == "the preset cpu reranks nothing"
     assert "preset cpu" in found["gpu"]["detail"]
     asked = dict(brain.seen)
-    assert asked["/v1/embeddings"]["model"] == "BAAI/bge-small-en-v1.5"
+    assert asked["/v1/embeddings"]["model"] == "bge-small-en-v1.5"
 
 
-def test_only_what_is_not_selected_is_off(of_brain: Write, smoke: Smoke, brain: Brain) -> None:
-    of_brain(COMPOSE_PROFILES="embeddings")
+def test_every_tier_answers_once_and_the_one_that_is_loaded_comes_last(
+    of_brain: Write, smoke: Smoke, brain: Brain
+) -> None:
+    of_brain(ENGINE_TIER="fast")
     found = smoke()
-    assert found["status"] == 0
-    off = {name for name, row in found.items() if name != "status" and row["status"] == "off"}
-    assert off == {"models", "chat", "rerank", "gpu"}
-    assert found["rerank"]["detail"] == "the profile rerank is not selected"
-    assert {path for path, _ in brain.seen} == {"/v1/embeddings"}
+    asked = [b["model"] for p, b in brain.seen if p.endswith("/completions") and "stream" not in b]
+    assert asked[:3] == ["balanced", "deep", "fast"]
+    assert re.search(r"deep \d+\.\d s \(model-of-deep\)", found["swap"]["detail"])
+
+
+def test_a_preset_that_reranks_is_tried(of_brain: Write, smoke: Smoke, brain: Brain) -> None:
+    of_brain(VARIET_PRESET="reranks", TEI_VARIANT="tei-cpu")
+    found = smoke()
+    assert found["rerank"]["detail"] == "scores 1.000 and 0.000 by bge-reranker-v2-m3-hub"
 
 
 @pytest.mark.parametrize(
     ("spoil", "row", "told"),
     [
-        ({"answers": {"/v1/models": (200, {"data": []})}}, "models", "lists no model"),
+        ({"answers": {"/v1/models": (200, {"data": []})}}, "models", "does not list the tier fast"),
         ({"answers": {"/v1/models": (200, "hello")}}, "models", "answered hello"),
         ({"answers": {"/v1/models": (500, {"x": 1})}}, "models", "answered 500"),
         ({"words": []}, "chat", "streamed no text"),
@@ -54,29 +64,44 @@ def test_only_what_is_not_selected_is_off(of_brain: Write, smoke: Smoke, brain: 
         ({"vectors": {text: [0.0, 0.0] for text in rows.TEXTS}}, "embedding", "zeros"),
         ({"vectors": {text: [1.0, 0.0] for text in rows.TEXTS}}, "embedding", "the same for two"),
         ({"vectors": {rows.TEXTS[0]: [1.0]}}, "embedding", "2 vectors of lengths"),
-        (
-            {"answers": {"/rerank": (200, [{"index": 0, "score": 2}, {"index": 1, "score": 1}])}},
-            "rerank",
-            "irrelevant text first",
-        ),
-        ({"answers": {"/rerank": (200, {"results": []})}}, "rerank", "answered {'results'"),
-        ({"open": {"/v1/chat/completions"}}, "key", "llamacpp at"),
-        ({"open": {"/v1/embeddings"}}, "key", "without a key"),
-        ({"open": {"/rerank"}}, "key", "rerank at"),
+        ({"answers": {"/v1/rerank": (200, RANKED_WRONG)}}, "rerank", "irrelevant text first"),
+        ({"answers": {"/v1/rerank": (200, [])}}, "rerank", "answered []"),
+        ({"open": {"/v1/chat/completions"}}, "key", "gateway at"),
+        ({"open": {"/tiers/smoke--nobody/unload"}}, "key", "without a key"),
     ],
 )
 def test_what_is_wrong_fails_its_row_alone(
     of_brain: Write, smoke: Smoke, brain: Brain, spoil: dict[str, Any], row: str, told: str
 ) -> None:
-    of_brain()
+    of_brain(VARIET_PRESET="reranks", NVIDIA_VISIBLE_DEVICES_LLM="0")
     for name, value in spoil.items():
         setattr(brain, name, value)
     found = smoke()
     assert found["status"] == 1
     failed = [n for n, r in found.items() if n != "status" and r["status"] == "failed"]
-    assert failed == [row]
+    # There is no card here.
+    assert [name for name in failed if name != "gpu"] == [row]
     assert told in found[row]["detail"]
     assert found[row]["remedy"]
+
+
+def test_a_tier_that_cannot_be_loaded_fails_the_swap(
+    of_brain: Write, smoke: Smoke, brain: Brain
+) -> None:
+    of_brain()
+    error = {"error": {"message": "deep needs 9,000 MiB, and 4,000 are free."}}
+    brain.answers["/v1/chat/completions"] = (503, error)
+    found = smoke()
+    assert found["swap"]["status"] == "failed"
+    assert "answered 503" in found["swap"]["detail"]
+    assert "9,000 MiB" in found["swap"]["detail"]
+
+
+def test_a_user_who_may_unload_models_is_found(of_brain: Write, smoke: Smoke, brain: Brain) -> None:
+    of_brain(GATEWAY_API_KEY=ADMIN_KEY)
+    found = smoke()
+    assert "GATEWAY_API_KEY may unload models" in found["key"]["detail"]
+    assert "GATEWAY_ADMIN_KEY" in found["key"]["remedy"]
 
 
 def test_a_wrong_key_is_said_with_its_setting(of_brain: Write, smoke: Smoke) -> None:
@@ -91,7 +116,7 @@ def test_a_stack_that_is_down_is_said(of_brain: Write, smoke: Smoke) -> None:
     found = smoke()
     assert "does not answer at http://127.0.0.1:9/v1" in found["chat"]["detail"]
     assert "make ps" in found["chat"]["remedy"]
-    assert found["embedding"]["status"] == "ok"
+    assert "GATEWAY_PORT" in found["chat"]["remedy"]
 
 
 SMI = """
@@ -126,7 +151,7 @@ def test_every_configured_card_is_seen_at_work(
 ) -> None:
     cards((0, [0, 97], 9000), (1, [0, 0, 41], 8000), (2, [0], 10))
     of_brain(
-        LLAMACPP_VARIANT="llamacpp-cuda", TEI_VARIANT="tei-86",
+        VARIET_PRESET="reranks", TEI_VARIANT="tei-86",
         NVIDIA_VISIBLE_DEVICES_LLM="0,1", NVIDIA_VISIBLE_DEVICES_EMB="GPU-1abc",
     )  # fmt: skip
     found = smoke()
@@ -154,7 +179,7 @@ def test_a_card_that_idles_or_is_not_there_fails(
     of_brain: Write, smoke: Smoke, cards: Callable[..., None], there: list[Any], told: str
 ) -> None:
     cards(*there)
-    of_brain(COMPOSE_PROFILES="llamacpp", LLAMACPP_VARIANT="llamacpp-cuda")
+    of_brain(VARIET_PRESET="2x3060")
     found = smoke()
     assert (found["gpu"]["status"], found["status"]) == ("failed", 1)
     assert told in found["gpu"]["detail"]
@@ -164,14 +189,14 @@ def test_an_engine_without_a_card_fails(
     of_brain: Write, smoke: Smoke, cards: Callable[..., None]
 ) -> None:
     cards((0, [99], 9000))
-    of_brain(COMPOSE_PROFILES="vllm", NVIDIA_VISIBLE_DEVICES_LLM=",")
+    of_brain(VARIET_PRESET="2x3060", NVIDIA_VISIBLE_DEVICES_LLM=",")
     assert "no card is configured" in smoke()["gpu"]["detail"]
 
 
 def test_a_broken_driver_is_said(
     of_brain: Write, smoke: Smoke, programs: Callable[[str, str], Path]
 ) -> None:
-    of_brain(COMPOSE_PROFILES="vllm", NVIDIA_VISIBLE_DEVICES_LLM="0")
+    of_brain(VARIET_PRESET="2x3060", NVIDIA_VISIBLE_DEVICES_LLM="0")
     programs("nvidia-smi", "print('NVIDIA-SMI has failed'); sys.exit(9)")
     assert "NVIDIA-SMI has failed" in smoke()["gpu"]["detail"]
 
@@ -179,7 +204,7 @@ def test_a_broken_driver_is_said(
 def test_without_a_driver_a_configured_card_fails(
     of_brain: Write, smoke: Smoke, programs: Callable[[str, str], Path]
 ) -> None:
-    of_brain(COMPOSE_PROFILES="vllm")
+    of_brain(VARIET_PRESET="2x3060")
     assert "no nvidia-smi" in smoke()["gpu"]["detail"]
 
 
@@ -192,7 +217,7 @@ def test_the_table_says_what_and_how_to_mend_it(
     brain.open = {"/v1/chat/completions"}
     assert variet("smoke") == 1
     out = capsys.readouterr().out
-    assert "brain: 1 of 6 failed: key" in out
+    assert "brain: 1 of 7 failed: key" in out
     assert "make up" in out
     assert KEY not in out
 
@@ -204,6 +229,7 @@ def test_the_table_says_what_and_how_to_mend_it(
         ("PORT=8001\n", "does not set VARIET_ROLE"),
         ("VARIET_ROLE=brain\n", "does not set COMPOSE_FILE"),
         ("VARIET_ROLE=brain\nCOMPOSE_FILE=x\n", "LAN_IP is not set"),
+        ("VARIET_ROLE=brain\nCOMPOSE_FILE=x\nLAN_IP=127.0.0.1\n", "VARIET_PRESET is not set"),
     ],
 )
 def test_a_host_without_a_role_is_told_what_to_do(
