@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from contracts.broker import DockerHost
 from contracts.settings import REPOSITORY
 from models.store import Store
+from services.broker.docker_engine import DockerEngine
+from services.broker.server import Listening
 from services.gateway.engines import containers
 from services.gateway.engines.container_body import ContainerPlace
 from services.gateway.engines.containers import ContainerEngine, ContainerHost, Docker
@@ -63,6 +65,7 @@ class Yard:
         self.store = folder
         self.image = image
         self.hosts: list[ContainerHost] = []
+        self._closing: list[Callable[[], Awaitable[None]]] = []
 
     def model(self, name: str = "m", **behaviour: Any) -> None:
         file = self.store / name / f"{name}.gguf"
@@ -72,7 +75,8 @@ class Yard:
         for path in (file.parent, *file.parent.iterdir()):
             path.chmod(0o755)
 
-    def host(self, **more: Any) -> ContainerHost:
+    async def host(self, **more: Any) -> ContainerHost:
+        """A new gateway's, through a broker of its own."""
         given: dict[str, Any] = {"load_timeout_s": 120.0, "grace_s": 2, **more}
         memory_mib = given.pop("memory_mib", 512)
         facts = DockerHost.model_validate(
@@ -88,9 +92,19 @@ class Yard:
                 "cpus": 1.0,
             }
         )
-        place = ContainerPlace(host=facts, key=KEY, store=Store(self.store))
-        self.hosts.append(ContainerHost(Docker(place, DockerCalls(SOCKET), **given)))
+        engine, socket = DockerEngine(SOCKET), self.store / f"{len(self.hosts)}.sock"
+        broker = Listening(facts, engine, socket)
+        await broker.open()
+        calls = DockerCalls(socket)
+        place = ContainerPlace(host=await calls.host(), key=KEY, store=Store(self.store))
+        assert place.host == facts
+        self.hosts.append(ContainerHost(Docker(place, calls, **given)))
+        self._closing += [self.hosts[-1].close, broker.close, engine.close]
         return self.hosts[-1]
+
+    async def close(self) -> None:
+        for close in self._closing:
+            await close()
 
 
 @pytest.fixture
@@ -100,8 +114,7 @@ async def yard(made: None, folder: Path, request: pytest.FixtureRequest) -> Asyn
     store.chmod(0o755)
     yard = Yard(store)
     yield yard
-    for host in yard.hosts:
-        await host.close()
+    await yard.close()
     _remove_all()
 
 
@@ -117,7 +130,7 @@ def inspect(container: str) -> dict[str, Any]:
 
 async def test_an_engine_starts_within_its_bounds_and_is_removed(yard: Yard) -> None:
     yard.model()
-    engine = yard.host().engine(spec())
+    engine = (await yard.host()).engine(spec())
     running = await engine.start(2048, Phases())
     assert listed() == [running.id]
     about = inspect(running.id)
@@ -128,7 +141,7 @@ async def test_an_engine_starts_within_its_bounds_and_is_removed(yard: Yard) -> 
     assert (host["Memory"], host["NanoCpus"]) == (512 << 20, 10**9)
     assert host["RestartPolicy"]["Name"] == "no"
     assert (config["User"], config["Healthcheck"]["Test"]) == ("1000:1000", ["NONE"])
-    assert config["Labels"]["com.docker.compose.service"] == "engine-m"
+    assert config["Labels"]["com.docker.compose.service"] == "engines"
     assert config["Labels"]["variet.context"] == "2048"
     assert [(m["Destination"], m["RW"]) for m in about["Mounts"]] == [("/models", False)]
     lines = [line async for line in engine.logs(follow=False)]
@@ -143,7 +156,7 @@ async def test_real_llama_server_serves_a_real_model(yard: Yard) -> None:
     target.parent.chmod(0o755)
     shutil.copy(REPOSITORY / "models/nano/nano.gguf", target)
     target.chmod(0o644)
-    host = yard.host(image=LLAMA)
+    host = await yard.host(image=LLAMA)
     engine = host.engine(spec(flags=("--threads", "1")))
     running = await engine.start(512, Phases())
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
@@ -159,20 +172,20 @@ async def test_real_llama_server_serves_a_real_model(yard: Yard) -> None:
 
 async def test_the_next_gateway_adopts_what_runs(yard: Yard) -> None:
     yard.model()
-    running = await yard.host().engine(spec()).start(2048, Phases())
-    adopted = await yard.host().engine(spec()).find()
+    running = await (await yard.host()).engine(spec()).start(2048, Phases())
+    adopted = await (await yard.host()).engine(spec()).find()
     assert adopted is not None
     assert (adopted.id, adopted.context, adopted.base_url) == (running.id, 2048, running.base_url)
-    assert await yard.host().engine(spec(flags=("--threads", "1"))).find() is None
+    assert await (await yard.host()).engine(spec(flags=("--threads", "1"))).find() is None
     assert listed() == []
 
 
 async def test_strangers_are_removed_by_label(yard: Yard) -> None:
-    host = yard.host()
+    host = await yard.host()
     for name in ("a", "b"):
         yard.model(name)
         await host.engine(spec(name)).start(2048, Phases())
-    assert await yard.host().remove_strangers([spec("a").fingerprint]) == ["b"]
+    assert await (await yard.host()).remove_strangers([spec("a").fingerprint]) == ["b"]
     assert listed() == listed("--filter", "label=variet.engine=a") != []
 
 
@@ -182,12 +195,12 @@ async def test_a_name_that_is_still_in_use_is_waited_for(
     yard.model(ignore_sigterm=True)
     monkeypatch.setattr(containers, "new_name", lambda *_: f"{PROJECT}-engine-m-aaaa")
     # An engine that another gateway has left, and that nobody has stopped.
-    first = await yard.host().engine(spec()).start(2048, Phases())
-    engine = yard.host().engine(spec())
+    first = await (await yard.host()).engine(spec()).start(2048, Phases())
+    engine = (await yard.host()).engine(spec())
     second = await engine.start(2048, Phases())
     assert listed() == [second.id] != [first.id]
     # Two that end it at once.
-    await asyncio.gather(engine.stop(), yard.host().engine(spec()).stop())
+    await asyncio.gather(engine.stop(), (await yard.host()).engine(spec()).stop())
     assert listed() == []
     await engine.start(2048, Phases())
 
@@ -195,7 +208,7 @@ async def test_a_name_that_is_still_in_use_is_waited_for(
 async def test_a_missing_image_is_named(yard: Yard) -> None:
     yard.model()
     with pytest.raises(LoadError, match="no-such-image") as caught:
-        await yard.host(image="no-such-image:1").engine(spec()).start(2048, Phases())
+        await (await yard.host(image="no-such-image:1")).engine(spec()).start(2048, Phases())
     assert (caught.value.kind, caught.value.remedy) == ("refused", "make pull")
     assert listed() == []
 
@@ -213,7 +226,7 @@ async def test_a_load_that_ends_says_why_and_leaves_nothing(
 ) -> None:
     yard.model(**behaviour)
     with pytest.raises(LoadError, match=said) as caught:
-        await yard.host(memory_mib=64).engine(spec()).start(2048, Phases())
+        await (await yard.host(memory_mib=64)).engine(spec()).start(2048, Phases())
     assert caught.value.kind == kind
     assert listed() == []
 
@@ -222,7 +235,7 @@ async def test_a_cancelled_start_returns_when_nothing_is_left(yard: Yard) -> Non
     yard.model(never_ready=True)
 
     async def cancelled_when(holds: Callable[[], bool]) -> None:
-        starting = asyncio.create_task(yard.host().engine(spec()).start(2048, Phases()))
+        starting = asyncio.create_task((await yard.host()).engine(spec()).start(2048, Phases()))
         await until(holds)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -236,7 +249,7 @@ async def test_a_cancelled_start_returns_when_nothing_is_left(yard: Yard) -> Non
 
 async def test_its_end_is_noticed_with_its_last_words(yard: Yard) -> None:
     yard.model()
-    engine = yard.host().engine(spec())
+    engine = (await yard.host()).engine(spec())
     running = await engine.start(2048, Phases())
     ended = asyncio.create_task(engine.ended())
     await asyncio.sleep(0)
@@ -248,7 +261,7 @@ async def test_its_end_is_noticed_with_its_last_words(yard: Yard) -> None:
 
 async def test_a_removed_engine_is_noticed(yard: Yard) -> None:
     yard.model()
-    engine = yard.host().engine(spec())
+    engine = (await yard.host()).engine(spec())
     assert isinstance(engine, ContainerEngine)
     running = await engine.start(2048, Phases())
     ended = asyncio.create_task(engine.ended())

@@ -63,7 +63,10 @@ def slug(name: str) -> str:
 def labels(spec: EngineSpec, context: int, host: DockerHost) -> dict[str, str]:
     return {
         PROJECT_LABEL: host.project,
-        "com.docker.compose.service": f"engine-{slug(spec.name)}",
+        # A service that the stack's file declares and nothing selects: `up` would warn of another
+        # one, and without a hash Compose does not see a container at all.
+        "com.docker.compose.service": "engines",
+        "com.docker.compose.config-hash": "variet",
         "com.docker.compose.container-number": "1",
         "com.docker.compose.oneoff": "False",
         ENGINE_LABEL: spec.name,

@@ -38,7 +38,7 @@ def spec(name: str = "m", **more: Any) -> EngineSpec:
     of_entry = {key: more.pop(key) for key in ("kind", "engine", "source") if key in more}
     given: dict[str, Any] = {
         "name": name,
-        "entry": entry(name, **of_entry),
+        "entry": entry(name.partition("@")[0], **of_entry),
         "tiers": ("fast",),
         "aliases": (),
         "context": 4096,
