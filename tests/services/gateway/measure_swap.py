@@ -1,7 +1,7 @@
 """What a swap costs beyond the bare start of its engine.
 
-`python -m tests.services.gateway.measure_swap [LOAD_S] [ROUNDS]`: two engines, of which one fits at a
-time, are asked in turns; each start is compared with that of the same program without a gateway.
+`python -m tests.services.gateway.measure_swap [LOAD_S] [ROUNDS]`: two engines, one of which fits at
+a time, are asked in turns; each start is compared with that of the same program without a gateway.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ async def bare_start(brain: Brain, session: aiohttp.ClientSession) -> float:
                         return time.monotonic() - began
             except aiohttp.ClientConnectionError:
                 pass
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
     finally:
         process.kill()
         process.wait()
