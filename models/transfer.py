@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
-
-import httpx2
+from typing import IO, TYPE_CHECKING, Literal
 
 from contracts.errors import Forbidden, NotFound, StoreError, Unavailable, Unprocessable
 
+if TYPE_CHECKING:
+    # Whoever only looks for a file, as the brain's gateway does, has no need of it.
+    import httpx2
+
 CHUNK_BYTES = 2**20
-TIMEOUT = httpx2.Timeout(30.0)
+TIMEOUT_S = 30.0
 # Tries in a row that bring nothing; a try that brought bytes starts the count anew.
 TRIES = 5
 RETRY_S = 1.0
@@ -51,8 +53,10 @@ class Remote:
     token: str | None = None
     retry_s: float = RETRY_S
 
-    def client(self) -> httpx2.Client:
-        return httpx2.Client(timeout=TIMEOUT, follow_redirects=True)
+    def client(self) -> "httpx2.Client":
+        import httpx2
+
+        return httpx2.Client(timeout=TIMEOUT_S, follow_redirects=True)
 
     def headers(self, url: str) -> dict[str, str]:
         # Files are compressed already, and a resumed body must not be of another encoding.
@@ -153,7 +157,7 @@ def _receive(
                     return  # a body without end must not fill the disk
 
 
-def _check(answer: httpx2.Response, start: int, wanted: Wanted) -> None:
+def _check(answer: "httpx2.Response", start: int, wanted: Wanted) -> None:
     status = answer.status_code
     if status == 416 or (start and status == 200):
         raise _StartOver
@@ -187,6 +191,8 @@ def _write(file: IO[bytes], block: bytes, part: Path) -> None:
 
 @contextmanager
 def _network(url: str) -> Iterator[None]:
+    import httpx2
+
     try:
         yield
     except httpx2.RequestError as error:

@@ -150,7 +150,7 @@ def leaves_by(service: Service, config: Config) -> bool:
     ways = sorted(k for k in service["networks"] if not config["networks"][k].get("internal"))
     if not ways:
         return False
-    return config["networks"][ways[0]].get("driver_opts", {}).get(MASQUERADE) != "false"
+    return bool(config["networks"][ways[0]].get("driver_opts", {}).get(MASQUERADE) != "false")
 
 
 def waits_for_health(name: str, service: Service, config: Config) -> Iterator[str]:

@@ -56,7 +56,7 @@ class Recorded(Compose):
         self.fed[said.split(" -- ")[-1]] = source.read()
         return json.dumps({"new": "variet-docs.new", "old": "variet-docs.0a1b2c3d"})
 
-    def services(self) -> list[str]:
+    def services(self, timeout_s: float | None = None) -> list[str]:
         return self._names
 
     def configuration(self) -> dict[str, Any]:
