@@ -138,7 +138,9 @@ class Pool:
         engine.enter("unloading", now)
         engine.rest = rest
         if rest == "asleep":
-            engine.held = larger(engine.held, engine.target.asleep or {})
+            # That of now: its target may change before it is asleep.
+            engine.asleep = engine.target.asleep or {}
+            engine.held = larger(engine.held, engine.asleep)
         self.effects.unload(engine.name, rest, reason)
 
     def load(self, engine: Record, now: float) -> None:

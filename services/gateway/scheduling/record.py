@@ -17,9 +17,10 @@ DEATHS_WITHIN_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One engine. `held` is what it may hold of each device now, whatever its target says by now.
-    `seen` replaces the target's demand. `leave` is why what runs has to go, although nobody needs
-    its room. `awaits` are engines whose memory has to be free before it is tried again."""
+    """One engine. `held` is what it may hold of each device now, whatever its target says by now;
+    `asleep` is what its last sleep holds. `seen` replaces the target's demand. `leave` is why what
+    runs has to go, although nobody needs its room. `awaits` are engines whose memory has to be free
+    before it is tried again."""
 
     target: Target
     state: State = "stopped"
@@ -32,6 +33,7 @@ class Record:
     asked: Waiter | None = None
     granted: dict[int, Waiter] = field(default_factory=dict)
     rest: Rest = "stopped"
+    asleep: Demand = field(default_factory=dict)
     aborting: bool = False
     attempt: int = 1
     awaits: frozenset[str] = frozenset()
@@ -84,7 +86,7 @@ class Record:
         if self.leave is not None:
             return NOTHING
         resting = self.rest if self.state == "unloading" else self.state
-        return self.target.asleep or NOTHING if resting == "asleep" else NOTHING
+        return self.asleep if resting == "asleep" else NOTHING
 
     @property
     def need(self) -> dict[str, int]:

@@ -132,7 +132,7 @@ class Scheduler:
             return
         if record.rest == "asleep":
             record.enter("asleep", now)
-            record.held = dict(record.target.asleep or {})
+            record.held = record.asleep
         else:
             self._stopped(record, now)
         settle(self._pool, now)

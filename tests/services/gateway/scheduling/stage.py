@@ -116,14 +116,13 @@ class Stage:
         return self.told()
 
     def wait(self, seconds: float) -> list[str]:
-        """Let time pass; the scheduler is woken at each deadline on the way."""
+        """Let time pass; the scheduler is woken at the deadlines that it names, no others."""
         end = self.now + seconds
         while (at := self.scheduler.next_deadline()) is not None and at <= end:
             assert at > self.now, "a deadline in the past would be met for ever"
             self.now = at
             self.scheduler.tick(at)
         self.now = end
-        self.scheduler.tick(end)
         return self.told()
 
     def load(self, *engines: str) -> None:

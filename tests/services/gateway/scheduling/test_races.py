@@ -190,14 +190,15 @@ def test_a_removed_engine_refuses_who_waits_and_goes_when_its_streams_end() -> N
 
 
 def test_an_engine_that_is_removed_and_added_again_meanwhile_is_the_new_one() -> None:
-    stage = Stage(engine("a", 5))
+    stage = Stage(engine("a", 5, preload=True))
     stage.load("a")
     stage.submit(1, "a")
     stage.reconfigure()
-    stage.reconfigure(engine("a", 5))
-    assert stage.submit(2, "a") == []
+    stage.reconfigure(engine("a", 5, preload=True))
     assert stage.finish(1) == ["reload a"]
     assert stage.unloaded("a") == ["load a"]
+    assert stage.loaded("a") == []
+    assert stage.submit(2, "a") == ["grant 2"]
 
 
 def test_what_does_not_change_how_it_is_started_restarts_no_engine() -> None:
@@ -254,6 +255,17 @@ def test_a_sleeper_of_the_old_configuration_is_stopped() -> None:
     assert stage.unloaded("s") == ["reload s"]
     stage.submit(1, "s")
     assert stage.unloaded("s") == ["load s"]
+
+
+def test_an_engine_that_goes_to_sleep_holds_what_it_was_told_then() -> None:
+    sleeper = Target("s", {"card0": 9}, asleep={"ram": 9})
+    smaller = Target("s", {"card0": 9}, asleep={"ram": 2})
+    stage = Stage(sleeper, engine("other"), budget={"card0": 10, "ram": 10})
+    stage.load("s")
+    assert stage.submit(1, "other") == ["evicted s asleep"]
+    stage.reconfigure(smaller, engine("other"))
+    assert stage.unloaded("s") == ["reload s", "load other"]
+    assert stage.view("s").reserved == {"ram": 9}
 
 
 def test_others_do_not_wait_for_a_long_drain_when_an_idle_engine_can_go() -> None:

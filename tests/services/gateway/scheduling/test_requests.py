@@ -55,6 +55,16 @@ def test_a_background_request_that_is_overdue_goes_before_younger_chat() -> None
     assert stage.finish(1) == ["grant 2"]
 
 
+def test_of_the_overdue_the_oldest_goes_first_whatever_it_is() -> None:
+    stage = Stage(engine("fast"), max_wait_s=60)
+    stage.load("fast")
+    stage.submit(1, "fast")
+    stage.submit(2, "fast", "background")
+    stage.submit(3, "fast", "chat")
+    stage.wait(60)
+    assert stage.finish(1) == ["grant 2"]
+
+
 def test_a_client_that_leaves_the_queue_is_never_granted() -> None:
     stage = Stage(engine("fast"))
     stage.submit(1, "fast")

@@ -201,7 +201,7 @@ class World:
 
     def _of(self, body: Body) -> Demand:
         known = self.targets.get(body.target.name) == body.target
-        return self._demand(body.target.name) if known else body.target.demand
+        return self._demand(body.target.name) if known else body.holds
 
     def _demand(self, engine: str) -> Demand:
         """What the scheduler was told last that it takes."""
