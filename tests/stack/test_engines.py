@@ -225,10 +225,13 @@ async def test_a_load_that_ends_says_why_and_leaves_nothing(
     yard: Yard, behaviour: dict[str, Any], kind: str, said: str
 ) -> None:
     yard.model(**behaviour)
+    engine = (await yard.host(memory_mib=64)).engine(spec())
     with pytest.raises(LoadError, match=said) as caught:
-        await (await yard.host(memory_mib=64)).engine(spec()).start(2048, Phases())
+        await engine.start(2048, Phases())
     assert caught.value.kind == kind
     assert listed() == []
+    lines = [line async for line in engine.logs(follow=False)]
+    assert lines[0] == b"srv  llama_server: initializing ...\n"
 
 
 async def test_a_cancelled_start_returns_when_nothing_is_left(yard: Yard) -> None:

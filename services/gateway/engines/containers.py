@@ -96,7 +96,7 @@ class ContainerEngine:
         self._docker = docker
         self._place = docker.place
         self._running: Running | None = None
-        self._last: str | None = None
+        self._last: list[str] = []
 
     async def find(self) -> Running | None:
         adopted: Running | None = None
@@ -153,14 +153,17 @@ class ContainerEngine:
         if running is None:
             return "it was not running"
         end = await self._docker.docker.ended(running.id)
-        lines = await self._tail(running.id)
-        return told(_end(end), lines)
+        self._last = await self._tail(running.id)
+        return told(_end(end), self._last)
 
     async def logs(self, follow: bool) -> AsyncIterator[bytes]:
         containers = await self._docker.found(self.spec.name)
         for container in containers[:1]:
             async for line in self._docker.docker.log(container["Id"], follow):
                 yield line
+        # A container that failed is removed, and its log with it.
+        for text in () if containers else self._last:
+            yield text.encode() + b"\n"
 
     @property
     def _grace(self) -> int:
@@ -175,9 +178,12 @@ class ContainerEngine:
         await unbroken(self._docker.docker.call(APIClient.start, container))
         base_url = await self._address(container, name)
         loading = _Loading(self, container, base_url)
-        await until_ready(
-            self.spec, loading, self._docker.calls, self._docker.load_timeout_s, on_phase
-        )
+        limit = self._docker.load_timeout_s
+        try:
+            await until_ready(self.spec, loading, self._docker.calls, limit, on_phase)
+        except LoadError:
+            self._last = await self._tail(container)
+            raise
         seen = await self._seen(container)
         return Running(base_url, self._place.key, context, container, seen)
 

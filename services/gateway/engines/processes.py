@@ -86,19 +86,20 @@ class ProcessEngine:
             record = await self._start(model, context, on_phase)
         except BaseException:
             # boundary: also cancelled, a start leaves nothing behind
-            await unbroken(self.stop())
+            await unbroken(self._discard())
             raise
         await slots.restore(self._slots(record), self._place.calls)
         return self._as_running(record)
 
     async def stop(self) -> None:
-        record = self._running or self._files.read()
-        if record is None:
-            return
-        if record.process.alive and self._running is not None:
-            await slots.save(self._slots(record), self._place.calls)
-        self._running = None
-        await self._end(record)
+        if self._running is not None and self._running.process.alive:
+            await slots.save(self._slots(self._running), self._place.calls)
+        await self._discard()
+
+    async def _discard(self) -> None:
+        """End what runs, or what an earlier gateway has left."""
+        if record := self._running or self._files.read():
+            await self._end(record)
 
     async def sleep(self) -> None:
         raise LoadError(

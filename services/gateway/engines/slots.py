@@ -3,6 +3,10 @@
 A cache fits only the same weights, context, number format and build: all of them make the file's
 name, so a file that does not fit is not found. The oldest files go first when there are too many.
 Models with a recurrent state are left out: whether their state comes back whole is not known.
+
+What it gains on a processor, for a prompt of 15,000 tokens of a small model without any: 14 s of
+reading become 0.1 s, for 0.1 s more at the stop and a file of 4 MB. On cards reading is faster and
+files are larger, gigabytes at 64 K tokens; there it has not been measured, so it is off by default.
 """
 
 import logging
