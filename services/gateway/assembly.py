@@ -54,6 +54,9 @@ async def serve(read: Read) -> None:
         # wants the memory back.
         stack.push_async_callback(gate.close, stop=settings.engine_backend == "process")
         await gate.open()
+        # Unless it was chosen, which model a person wants first is not known.
+        if "engine_tier" in read.deployment.model_fields_set:
+            gate.load_default()
         log_to_stdout()
         site = Site(gate, settings, metrics)
         await site.start()

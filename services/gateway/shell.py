@@ -121,6 +121,13 @@ class Gate:
     def _adopted(self, engine: str, seen: Demand) -> None:
         self._decisions.tell(lambda s, now: s.adopt(engine, now, seen))
 
+    def load_default(self) -> None:
+        """Have the engine loaded that `default` means, unless one for chat is here already: an
+        adopted one may be what was asked for last."""
+        chat = [e.name for e in self.catalogue.engines.values() if e.entry.kind == "chat"]
+        if all(self._view(name).state == "stopped" for name in chat):
+            self._preload(self.catalogue.default)
+
     def _preload(self, engine: str) -> None:
         refusal = self._decisions.tell(lambda s, now: s.ask_load(engine, now))
         if refusal is not None:
@@ -179,7 +186,6 @@ class Gate:
         self._decisions.tell(lambda s, now: s.load_failed(engine, failure, now))
 
     def unloaded(self, engine: str, rest: Rest) -> None:
-        self._ends[engine] += 1
         self._decisions.tell(lambda s, now: s.unloaded(engine, now))
         self._forget(engine)
 
