@@ -10,11 +10,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from tests.bench import runs
+from tests.bench import gateway, runs
 from tests.bench.table import Row, show, write
 
 RESULTS = Path(__file__).resolve().parents[2] / "data/state/bench"
-PARTS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {"runs": runs.measure}
+PARTS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
+    "runs": runs.measure,
+    "gateway": gateway.measure,
+}
 
 
 async def main(names: list[str]) -> None:

@@ -60,12 +60,14 @@ def resident_mb(pid: int) -> float | None:
     return int(line.split()[1]) / 1024
 
 
-def loopback_listener() -> socket.socket:
-    """A listening socket on a free port. It names its protocol, or asyncio would leave TCP_NODELAY
-    off, and every second small write would wait 40 ms for a delayed acknowledgement."""
+def loopback_listener(port: int = 0) -> socket.socket:
+    """A listening socket; without a port, on a free one. It names its protocol, or asyncio would
+    leave TCP_NODELAY off, and every second small write would wait 40 ms for a delayed
+    acknowledgement."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(128)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(256)
     return listener
 
 
@@ -97,3 +99,5 @@ def child(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
