@@ -16,8 +16,6 @@ LOG = logging.getLogger(__name__)
 MIB = 2**20
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
-# cgroup v1 says "no limit" with a number near 2**63.
-NO_LIMIT = 2**60
 TRY_AGAIN_S = 30.0
 
 
@@ -180,9 +178,8 @@ def _cgroup(root: Path, proc: Path) -> tuple[int | None, int | None]:
     tightest: tuple[int | None, int | None] = (None, None)
     for folder in _groups(root, proc):
         limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
-        if limit is None or limit >= NO_LIMIT:
-            continue
-        if tightest[0] is None or limit < tightest[0]:
+        # Version 1 says "no limit" with a number near 2**63: more than any machine has.
+        if limit is not None and (tightest[0] is None or limit < tightest[0]):
             used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
             tightest = (limit, used)
     return tightest
