@@ -100,8 +100,6 @@ def _call(
     if action == "image":
         image = _image(groups["image"], host)
         return Call(action, method, version, f"/images/{quoted(image)}/json", made, image=image)
-    if "%" in path:
-        raise Refusal(f"the path {shown(path)} has an escaped character")
     if container := groups.get("name"):
         path = f"/containers/{{}}{path[fits.end('name') :]}"
     return Call(action, method, version, path, made, container=container)

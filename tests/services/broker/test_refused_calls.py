@@ -233,6 +233,21 @@ async def test_a_request_that_may_be_read_in_two_ways_is_refused(
     assert docker.reached == []
 
 
+@pytest.mark.parametrize(
+    ("request_", "header"),
+    [
+        ("chunked", "Transfer-Encoding"),
+        ("upgrade", "Upgrade"),
+        ("expect", "Expect"),
+        ("compressed", "Content-Encoding"),
+        ("connection names a header", "Connection"),
+    ],
+)
+async def test_a_header_that_is_refused_is_named(door: Door, request_: str, header: str) -> None:
+    answer = await door.raw(REQUESTS[request_].encode())
+    assert f"the header {header}".encode() in answer
+
+
 async def test_no_header_of_the_client_goes_on(door: Door, docker: FakeDocker) -> None:
     """Among them X-Registry-Auth, which would send a key to a registry."""
     headers = {"X-Registry-Auth": "e30=", "X-Forwarded-For": "1", "Cookie": "a=b"}
