@@ -11,6 +11,7 @@ from contracts.tiers import Priority
 from services.gateway.scheduling.types import Limits, Target
 from tests.services.gateway.scheduling.world import World
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 EXAMPLES = int(os.environ.get("SCHEDULER_EXAMPLES", "60"))
 LOAD_S, UNLOAD_S, LONGEST_S = 5.0, 2.0, 40.0
 SWAP_S = UNLOAD_S + LOAD_S
@@ -145,7 +146,6 @@ class Run:
         return self.world.granted_at[id] + self.made[id].stream_s
 
 
-@pytest.mark.nightly
 @bounded
 @given(targets(0.0), calls("chat", leave=False), st.sampled_from([0.0, 10.0, 30.0]))
 def test_the_oldest_overdue_request_waits_for_running_streams_and_one_swap(
@@ -155,7 +155,6 @@ def test_the_oldest_overdue_request_waits_for_running_streams_and_one_swap(
         assert waited <= rest_s + SWAP_S, f"request {id}: {waited} s, streams {rest_s} s"
 
 
-@pytest.mark.nightly
 @bounded
 @given(targets(10.0), calls("chat", "background", leave=True), st.sampled_from([0.0, 10.0, 30.0]))
 def test_with_warm_times_priorities_and_clients_that_leave_one_more_load_and_its_streams(
@@ -165,7 +164,6 @@ def test_with_warm_times_priorities_and_clients_that_leave_one_more_load_and_its
         assert waited <= LOAD_S + 10.0 + LONGEST_S + SWAP_S, f"request {id}: {waited} s"
 
 
-@pytest.mark.nightly
 @bounded
 @given(
     st.lists(st.tuples(st.integers(0, 300).map(float), st.sampled_from([1.0, 10.0]))),

@@ -191,4 +191,4 @@ def profile(examples: int, steps: int) -> settings:
 
 class TestHistories(Histories.TestCase):  # type: ignore[misc,valid-type]
     settings = profile(EXAMPLES, 40)
-    pytestmark = [pytest.mark.nightly]
+    pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]

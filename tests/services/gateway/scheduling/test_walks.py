@@ -151,6 +151,7 @@ class Walk:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_every_request_of_every_walk_ends_once_and_nothing_is_overcommitted_or_cut() -> None:
     for seed in range(WALKS):
         try:

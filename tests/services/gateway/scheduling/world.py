@@ -188,6 +188,9 @@ class World:
             seen = "ready" if view.state == "draining" else view.state
             assert seen == body.does, f"{name}: {view.state}, really {body.does}"
             assert view.in_flight == len(body.users)
+            assert view.state != "draining" or body.users, f"{name} has nothing to finish"
+            free = view.target.concurrency - len(body.users)
+            assert view.state != "ready" or not view.queued or free <= 0, f"{name} lets nobody in"
             if self.strict:
                 for device, mib in body.holds.items():
                     assert view.reserved.get(device, 0) >= mib
