@@ -157,7 +157,8 @@ test: dev  ## run every test that needs no root, Docker or network (ARGS="-k nam
 	@$(BIN)/python -m pytest -rs -n auto --dist worksteal $(ARGS)
 
 nightly: dev  ## kill the orchestrator 200 times at every step of a run, and storm it
-	@CRASH_ROUNDS=200 STORM_SEEDS=100 $(BIN)/python -m pytest -m nightly
+	@CRASH_ROUNDS=200 STORM_SEEDS=100 SCHEDULER_WALKS=5000 SCHEDULER_EXAMPLES=1000 \
+	    $(BIN)/python -m pytest -m nightly
 
 lint: dev  ## check style and formatting
 	@$(BIN)/ruff check .
