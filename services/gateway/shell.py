@@ -186,6 +186,7 @@ class Gate:
         self._decisions.tell(lambda s, now: s.load_failed(engine, failure, now))
 
     def unloaded(self, engine: str, rest: Rest) -> None:
+        self._ends[engine] += 1
         self._decisions.tell(lambda s, now: s.unloaded(engine, now))
         self._forget(engine)
 
