@@ -166,6 +166,20 @@ async def test_a_body_that_never_ends_is_given_up() -> None:
         writer.close()
 
 
+async def test_a_body_without_an_end_is_refused_once_it_is_too_large() -> None:
+    async with a_front(gateway_max_body_mib=1) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.site.port)
+        writer.write(
+            f"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {USER}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        for _ in range(20):
+            writer.write(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+        async with asyncio.timeout(30):
+            assert b" 413 " in await reader.readline()
+        writer.close()
+
+
 async def test_headers_that_never_end_are_given_up() -> None:
     async with a_front(Limits(head=0.2)) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.site.port)
