@@ -38,6 +38,7 @@ async def test_a_reload_drains_what_changes_and_starts_it_as_it_is_now() -> None
         held.release()
         lease = await waiting
         assert lease.upstream.context == 512
+        assert b.engines["one"].spec.context == 512
         lease.release()
 
 
@@ -55,6 +56,14 @@ async def test_a_reload_removes_what_is_gone_once_its_last_answer_has_ended() ->
                     break
                 await asyncio.sleep(0)
         assert engine.calls == ["start 1024", "stop"]
+
+
+async def test_a_reload_forgets_what_is_gone_and_was_not_running() -> None:
+    async with bench() as b:
+        b.new = configuration(spec_of("two"))
+        await b.gate.reload()
+        assert set(b.gate.owners) == {"two"}
+        assert [engine.name for engine in b.gate.status().engines] == ["two"]
 
 
 async def test_a_configuration_that_is_wrong_changes_nothing() -> None:

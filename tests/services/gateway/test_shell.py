@@ -108,6 +108,19 @@ async def test_a_client_that_leaves_at_the_moment_of_its_grant_gives_it_back() -
         assert b.in_flight("one") == 0
 
 
+async def test_a_client_that_left_just_before_its_grant_does_not_get_it() -> None:
+    async with bench() as b:
+        held = await b.gate.enter(b.spec("one"))
+        waiting = asyncio.create_task(b.gate.enter(b.spec("one")))
+        await asyncio.sleep(0)
+        # Its future is cancelled now, and its task runs only after the grant.
+        waiting.cancel()
+        held.release()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert b.in_flight("one") == 0
+
+
 async def test_a_full_queue_is_refused_with_when_to_come_back() -> None:
     async with bench(limits=Limits(queue=1)) as b:
         held = await b.gate.enter(b.spec("one"))
