@@ -235,6 +235,20 @@ def test_a_victim_is_stopped_where_the_room_for_its_sleep_is_not_free_yet() -> N
     assert stage.submit(1, "new") == ["evicted sleeper", "evicted other"]
 
 
+def test_what_a_victim_will_hold_asleep_is_not_given_away_at_the_same_moment() -> None:
+    sleeper = Target("sleeper", {"card0": 9}, asleep={"ram": 8}, min_warm_s=15)
+    idle, first = Target("idle", {"card1": 9}), Target("first", {"card0": 9})
+    second = Target("second", {"card1": 9, "ram": 4})
+    stage = Stage(sleeper, idle, first, second, budget={"card0": 10, "card1": 10, "ram": 10})
+    stage.load("sleeper", "idle")
+    assert stage.submit(1, "first") == []
+    assert stage.submit(2, "second") == ["evicted idle"]
+    stage.now = 15.0
+    assert stage.unloaded("idle") == ["evicted sleeper asleep"]
+    assert stage.unloaded("sleeper") == ["load first", "evicted sleeper"]
+    assert stage.unloaded("sleeper") == ["load second"]
+
+
 def test_a_sleeper_is_woken_by_a_load() -> None:
     sleeper = Target("sleeper", {"card0": 9}, asleep={"ram": 20})
     stage = Stage(sleeper, engine("other", 9), budget={"card0": 10, "ram": 20})
