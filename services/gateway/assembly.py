@@ -1,6 +1,7 @@
 """From settings to a gateway that serves, and back."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -60,6 +61,9 @@ async def serve(read: Read) -> None:
         log_to_stdout()
         site = Site(gate, settings, metrics)
         await site.start()
+        # What is here now stays: looked through again and again it stops all streams for a while.
+        gc.collect()
+        gc.freeze()
         with _signals(gate) as stop:
             tasks = [asyncio.create_task(chore) for chore in chores(gate)]
             LOG.info("gateway ready", extra={"url": _url(settings, site.port)})
