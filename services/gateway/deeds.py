@@ -14,7 +14,7 @@ LOG = logging.getLogger(__name__)
 
 class Deeds:
     """The effects. `give_back` tells the scheduler that a grant had no user; `wanted` is told of
-    each engine that a request goes to, or that goes."""
+    each engine that a request goes to, `goes` of each that is to go."""
 
     def __init__(
         self,
@@ -22,11 +22,13 @@ class Deeds:
         owners: Mapping[str, Owner],
         give_back: Callable[[int], None],
         wanted: Callable[[str], None],
+        goes: Callable[[str], None],
     ) -> None:
         self._waiting = waiting
         self._owners = owners
         self._give_back = give_back
         self._wanted = wanted
+        self._goes = goes
 
     def grant(self, ticket: Ticket) -> None:
         waiting, owner = self._waiting.leave(ticket.id), self._owners[ticket.engine]
@@ -60,7 +62,7 @@ class Deeds:
         self._owners[engine].abort_load()
 
     def unload(self, engine: str, rest: Rest, reason: str) -> None:
-        self._wanted(engine)
+        self._goes(engine)
         self._owners[engine].unload(rest, reason)
 
 

@@ -80,6 +80,7 @@ class Gate:
         self._metrics = metrics
         self._waiting = WaitingRoom()
         self._speeds: dict[str, float] = {}
+        self._draining: dict[str, float] = {}
         self._news = asyncio.Event()
         self._ends: Counter[str] = Counter()
         self._tell_watchers = Coalesced(self._progress)
@@ -89,7 +90,13 @@ class Gate:
         self.on_wanted: Callable[[str], None] = lambda engine: None
         self.owners = {name: self._owner(spec) for name, spec in self.catalogue.engines.items()}
         self._decisions = Decisions(
-            Deeds(self._waiting, self.owners, self._finish, lambda e: self.on_wanted(e)),
+            Deeds(
+                self._waiting,
+                self.owners,
+                give_back=self._finish,
+                wanted=lambda engine: self.on_wanted(engine),
+                goes=self._goes,
+            ),
             lambda effects: scheduler_of(configuration, effects),
             self._tell_watchers,
         )
@@ -125,7 +132,7 @@ class Gate:
         """Have the engine loaded that `default` means, unless one for chat is here already: an
         adopted one may be what was asked for last."""
         chat = [e.name for e in self.catalogue.engines.values() if e.entry.kind == "chat"]
-        if all(self._view(name).state == "stopped" for name in chat):
+        if all(self._state(name) == "stopped" for name in chat):
             self._preload(self.catalogue.default)
 
     def _preload(self, engine: str) -> None:
@@ -173,8 +180,22 @@ class Gate:
             place = self._decisions.scheduler.place(waiting.ticket.id)
             if place is not None:
                 waiting.tell(progress_of(name, place, self.owners[name]))
+        self._note_draining()
         self._news.set()
         self._news = asyncio.Event()
+
+    def _note_draining(self) -> None:
+        """Since when engines drain, for the metrics. For a swap none does unless somebody waits."""
+        if len(self._waiting) or self._draining:
+            views = self._decisions.scheduler.views()
+            self._draining = {v.target.name: v.since for v in views if v.state == "draining"}
+
+    def _goes(self, engine: str) -> None:
+        since = self._draining.pop(engine, None)
+        if since is not None:
+            took = self._decisions.now - since
+            self._metrics.swap.labels(engine, "drain").observe(took)
+        self.on_wanted(engine)
 
     # ---- what owners tell ----
 
@@ -184,6 +205,7 @@ class Gate:
     def load_failed(self, engine: str, failure: Failure) -> None:
         self._ends[engine] += 1
         self._decisions.tell(lambda s, now: s.load_failed(engine, failure, now))
+        self._forget(engine)
 
     def unloaded(self, engine: str, rest: Rest) -> None:
         self._ends[engine] += 1
@@ -193,6 +215,7 @@ class Gate:
     def died(self, engine: str, failure: Failure) -> None:
         self._ends[engine] += 1
         self._decisions.tell(lambda s, now: s.died(engine, failure, now))
+        self._forget(engine)
 
     def moved(self, engine: str) -> None:
         self._tell_watchers()
@@ -200,6 +223,7 @@ class Gate:
     def hung(self, engine: str) -> None:
         """It does not answer: it is stopped, and started again if it is to stay."""
         self._metrics.restarts.labels(engine, "hung").inc()
+        self.owners[engine].restarts += 1
         failure = fault(
             "timeout", "engine_hung", f"{engine} did not answer and was stopped.", "Ask again."
         )
@@ -210,8 +234,10 @@ class Gate:
     def _views(self) -> dict[str, EngineView]:
         return {view.target.name: view for view in self._decisions.scheduler.views()}
 
-    def _view(self, engine: str) -> EngineView:
-        return self._views()[engine]
+    def _state(self, engine: str) -> str:
+        """Of one that is not configured any more: stopped."""
+        view = self._views().get(engine)
+        return "stopped" if view is None else view.state
 
     def status(self) -> TiersStatus:
         locked = self._decisions.scheduler.locked
@@ -223,11 +249,12 @@ class Gate:
             yield Standing(spec, views[name], self.owners[name], self._speeds.get(name), now)
 
     def running_context(self, spec: EngineSpec) -> int:
-        return running_context(spec, self.owners[spec.name])
+        owner = self.owners.get(spec.name)
+        return spec.context if owner is None else running_context(spec, owner)
 
     async def load(self, spec: EngineSpec, on_progress: OnProgress | None = None) -> None:
         """A request that asks nothing: it waits as others do, and is refused as they are."""
-        if self._view(spec.name).state != "ready":
+        if self._state(spec.name) != "ready":
             lease = await self.enter(spec, request_id="load", on_progress=on_progress)
             lease.release()
 
@@ -237,7 +264,7 @@ class Gate:
         refusal = self._decisions.tell(lambda s, now: s.ask_unload(spec.name, now))
         if refusal is not None:
             raise refused(refusal)
-        while self._view(spec.name).state != "stopped" and self._ends[spec.name] == before:
+        while self._state(spec.name) != "stopped" and self._ends[spec.name] == before:
             await self._news.wait()
 
     def pin(self, spec: EngineSpec, on: bool) -> None:

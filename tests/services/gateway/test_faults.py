@@ -101,6 +101,15 @@ async def test_one_that_hangs_is_found_by_a_canary_and_loaded_again(tmp_path: Pa
         assert (await client.chat("fast")).status == 200
 
 
+async def test_one_that_is_slow_at_its_work_is_not_judged_by_a_canary(tmp_path: Path) -> None:
+    canary = {"GATEWAY_CANARY_S": "0.2", "GATEWAY_CANARY_TIMEOUT_S": "0.3"}
+    brain = Brain(tmp_path, settings={**ALONE, **canary})
+    async with running(brain) as (_, client):
+        assert (await client.chat("fast", fake={"prompt_s": 3.0})).status == 200
+        assert (await client.tiers())["fast-model"]["restarts"] == 0
+        assert len(brain.events("start")) == 1
+
+
 async def test_a_canary_keeps_nothing_loaded_and_loads_nothing(tmp_path: Path) -> None:
     served = {"fast": {"ttl_s": 2, "flags": FLAGS}}
     brain = Brain(tmp_path, served=served, settings={**ALONE, "GATEWAY_CANARY_S": "0.2"})

@@ -58,6 +58,20 @@ async def test_a_reload_removes_what_is_gone_once_its_last_answer_has_ended() ->
         assert engine.calls == ["start 1024", "stop"]
 
 
+async def test_what_is_gone_and_dies_while_it_drains_is_forgotten_too() -> None:
+    async with bench() as b:
+        held = await b.gate.enter(b.spec("one"))
+        b.new = configuration(spec_of("two"))
+        await b.gate.reload()
+        b.engines["one"].end.set_result("exit code 139")
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if "one" not in b.gate.owners:
+                    break
+                await asyncio.sleep(0)
+        held.release()
+
+
 async def test_a_reload_forgets_what_is_gone_and_was_not_running() -> None:
     async with bench() as b:
         b.new = configuration(spec_of("two"))

@@ -30,9 +30,13 @@ async def test_a_swap_waits_for_what_runs_and_cuts_nothing() -> None:
         second = asyncio.create_task(b.gate.enter(b.spec("two")))
         await b.until("one", "draining")
         assert b.engines["one"].calls == ["start 1024"]
+        await asyncio.sleep(0)
         first.release()
         (await second).release()
         assert b.engines["one"].calls == ["start 1024", "stop"]
+        shown = b.metrics.exposition().decode()
+        assert 'swap_seconds_count{model="one",phase="drain"} 1.0' in shown
+        assert 'swap_seconds_count{model="one",phase="stop"} 1.0' in shown
 
 
 async def test_two_who_wait_for_one_swap_are_both_let_in() -> None:
@@ -135,7 +139,7 @@ async def test_a_full_queue_is_refused_with_when_to_come_back() -> None:
 
 
 async def test_who_waits_too_long_is_refused_by_the_one_timer() -> None:
-    async with bench(limits=Limits(queue_timeout_s=0.02)) as b:
+    async with bench(limits=Limits(queue_timeout_s=1.5)) as b:
         held = await b.gate.enter(b.spec("one"))
         with pytest.raises(Refused) as refused:
             await b.gate.enter(b.spec("one"))
