@@ -101,6 +101,7 @@ HOST_CONFIG: list[tuple[str, Any]] = [
     ("Memory", True),
     ("MemorySwap", -1),
     ("MemorySwap", 2**50),
+    ("MemorySwap", 2**30),
     ("MemorySwappiness", 0),
     ("NanoCpus", 0),
     ("NanoCpus", 2 * 10**9 + 1),
