@@ -20,6 +20,7 @@ TIMEOUT_S = 1_800
 # Big enough for an index, small enough to be filled.
 STATE_MIB = 64
 LINES = "40"
+MODELS = Path(__file__).parent / "models"
 REPORT = pytest.StashKey[Report]()
 
 
@@ -49,7 +50,9 @@ def pytest_runtest_makereport(
     if told.failed and isinstance(item, pytest.Function):
         for name in ("brain", "hands"):
             if isinstance(host := item.funcargs.get(name), Host):
-                told.sections.append((f"logs of the {name}", host.compose("logs", "--tail", LINES)))
+                told.sections.append(
+                    (f"logs of the {name}", host.compose("--profile", "*", "logs", "--tail", LINES))
+                )
     return told
 
 
@@ -106,22 +109,30 @@ def state_device(folder: Path, bases: None) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def brain_settings(folder: Path, lan: None, report: Report) -> Host:
     host = Host(folder / "brain.env")
+    models = folder / "models"
+    shutil.copytree(MODELS, models)
     said = host.init(
         *("--role", "brain", "--preset", "cpu", "--lan-ip", LAN_IP, "--profiles", "embeddings"),
         before={"STATE_DIR": str(folder / "brain")},
         after={
             "COMPOSE_FILE": "docker-compose.gpu.yml:tests/stack/brain.override.yml",
             "COMPOSE_PROJECT_NAME": "variet-stack-brain",
-            "MODEL_ID": "nano",
-            "MAX_MODEL_LEN": "2048",
-            "LLAMACPP_MODEL": "nano.gguf",
-            # For a model this small a second thread only waits, on a busy machine for long.
-            "ENGINE_FLAGS": "--threads 1",
+            "VARIET_TAG": "stack",
+            "BASE_IMAGE": images.PYTHON,
+            "LLAMACPP_IMAGE": "variet-test/llama-server:latest",
+            "TEI_IMAGE": "variet-test/embeddings:latest",
+            "MODELS_DIR": str(models),
+            "VARIET_PRESET": "test",
+            # Room for the embeddings and one tier: another one has to be swapped in.
+            "GATEWAY_RAM_MIB": "900",
+            "GATEWAY_MIN_WARM_S": "0",
             "ENGINE_MEMORY": "2g",
         },
     )
     report.note("variet init, brain", said)
-    shutil.copy(REPOSITORY / "models/nano/nano.gguf", host.values["MODEL_STORE"])
+    store = Path(host.values["MODEL_STORE"]) / "nano"
+    store.mkdir()
+    shutil.copy(REPOSITORY / "models/nano/nano.gguf", store)
     return host
 
 
@@ -152,10 +163,11 @@ def hands_settings(folder: Path, brain_settings: Host, state_device: str, report
 
 
 @pytest.fixture(scope="session")
-def built(hands_settings: Host, report: Report) -> None:
+def built(brain_settings: Host, hands_settings: Host, report: Report) -> None:
     """Our own images, and those that stand for others'."""
-    with report.timed("build of our four images"):
+    with report.timed("build of our six images"):
         hands_settings.compose("build")
+        brain_settings.compose("build")
     with report.timed("build of the images that stand for others'"):
         images.make_others("variet/orchestrator:stack")
 

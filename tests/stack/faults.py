@@ -20,6 +20,8 @@ RETURN_S = 180.0
 def kill(host: Host, service: str) -> None:
     """The container's process dies by itself, as far as Docker can tell."""
     pid = int(docker("inspect", "--format", "{{.State.Pid}}", host.container(service)))
+    # 0 would be this test itself.
+    assert pid > 1, f"{service} does not run"
     os.kill(pid, signal.SIGKILL)
 
 

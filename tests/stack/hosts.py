@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx2
 
+from cli.compose import IMAGES
 from cli.host.dotenv import EnvFile
 from tests.stack.docker import docker, run
 
@@ -64,7 +65,8 @@ class Host:
         return time.monotonic() - began
 
     def destroy(self) -> None:
-        self.compose("--profile", "*", "down", "--volumes", "--timeout", "5", check=False)
+        words = ("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        self.compose("--profile", "*", *words, check=False)
 
     def container(self, service: str) -> str:
         found = self.compose("ps", "--all", "--quiet", service).split()
@@ -72,7 +74,18 @@ class Host:
         return found[0]
 
     def services(self) -> list[str]:
-        return sorted(self.compose("config", "--services").split())
+        """Those that run; of others only the image is fetched."""
+        return sorted({*self.compose("config", "--services").split()} - IMAGES)
+
+    def engines(self) -> dict[str, str]:
+        """Ids of the containers that the gateway has made and that run, by engine."""
+        project = self.values["COMPOSE_PROJECT_NAME"]
+        form = '{{.Label "variet.engine"}} {{.ID}}'
+        mine = ("--filter", f"label=com.docker.compose.project={project}")
+        told = docker(
+            "ps", "--no-trunc", *mine, "--filter", "label=variet.engine", "--format", form
+        )
+        return dict(line.split(" ") for line in told.splitlines())
 
     def health(self, service: str) -> str:
         """Docker's word for it, or the container's state where it does not run."""
@@ -105,6 +118,16 @@ class Host:
             image = docker("inspect", "--format", "{{.Image}}", self.container(name))
             sizes[name] = int(docker("image", "inspect", "--format", "{{.Size}}", image))
         return sizes
+
+
+def gateway(brain: Host, timeout_s: float = 120.0) -> httpx2.Client:
+    """To the brain's one port, as the hands reach it."""
+    return httpx2.Client(
+        base_url=f"http://{LAN_IP}:8000",
+        headers={"authorization": f"Bearer {brain.values['GATEWAY_API_KEY']}"},
+        timeout=httpx2.Timeout(timeout_s, connect=5.0),
+        trust_env=False,
+    )
 
 
 def client(hands: Host, timeout_s: float = 30.0) -> httpx2.Client:
