@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import httpx2
 import openai
 
 from contracts.errors import BadRequest, EngineError, Unavailable, VarietError
@@ -10,6 +11,7 @@ from orchestrator.agent.values import mended_text
 
 RETRY_AFTER_MAX_S = 10.0
 NOT_NOW = (429, 502, 503)
+UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
 class ContextOverflow(BadRequest):
@@ -47,7 +49,7 @@ def explained(error: Exception, url: str, started: bool) -> Exception:
         "Start it, or correct OPENAI_COMPAT_URL; `variet doctor` checks both.",
     )
     unreachable.__cause__ = error
-    return NotStarted(unreachable, unreachable=isinstance(error, openai.APIConnectionError))
+    return NotStarted(unreachable, unreachable=_unconnected(error))
 
 
 def _refused(error: openai.APIStatusError, url: str) -> Exception:
@@ -109,6 +111,13 @@ def _gateway_s(body: object) -> EngineError | None:
     said = [body.get(key) for key in ("code", "message", "remedy")]
     texts = [mended_text(text[:1_000]) for text in said if isinstance(text, str) and text]
     return EngineError(*texts) if len(texts) == len(said) else None
+
+
+def _unconnected(error: BaseException | None) -> bool:
+    """Whether no connection came about; the libraries above wrap that in errors of their own."""
+    while error is not None and not isinstance(error, UNREACHABLE):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _seconds(wait: float) -> float:

@@ -76,6 +76,16 @@ async def test_a_brain_that_stays_away_is_said_after_its_time(
     assert heard(receiver) == [magic_packet(MAC)]
 
 
+async def test_a_brain_that_breaks_off_is_awake(tmp_path: Path, receiver: socket.socket) -> None:
+    async with ScriptedEngine() as engine, hands(engine.url, tmp_path, brain_mac=MAC) as h:
+        engine.clear()
+        engine.script(*[{"fault": "close"}] * 3)
+        events = await h.events("Hello?")
+        assert engine.received == 3
+    assert end_of(events)["error"]["code"] == "engine_unreachable"
+    assert (stages(events), heard(receiver)) == ([], [])
+
+
 async def test_without_its_card_s_address_it_is_left_alone(
     tmp_path: Path, receiver: socket.socket
 ) -> None:
