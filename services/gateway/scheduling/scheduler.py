@@ -17,6 +17,7 @@ from services.gateway.scheduling.types import (
     Limits,
     Place,
     Refusal,
+    Rest,
     Target,
     Ticket,
 )
@@ -126,11 +127,12 @@ class Scheduler:
             pool.fail(record, failure, now)
         settle(pool, now)
 
-    def unloaded(self, engine: str, now: float) -> None:
-        """It has come to rest, and its memory is free."""
+    def unloaded(self, engine: str, now: float, rest: Rest | None = None) -> None:
+        """It has come to rest, and its memory is free. `rest` is what became of it; None: what it
+        was told."""
         if (record := self._at(engine, now)) is None or record.state != "unloading":
             return
-        if record.rest == "asleep":
+        if (rest or record.rest) == "asleep":
             record.enter("asleep", now)
             record.held = record.asleep
         else:

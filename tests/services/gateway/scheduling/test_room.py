@@ -249,6 +249,17 @@ def test_what_a_victim_will_hold_asleep_is_not_given_away_at_the_same_moment() -
     assert stage.unloaded("sleeper") == ["load second"]
 
 
+def test_a_victim_that_could_not_sleep_after_all_holds_nothing() -> None:
+    sleeper = Target("sleeper", {"card0": 9}, asleep={"ram": 20})
+    stage = Stage(sleeper, engine("other", 9), budget={"card0": 10, "ram": 20})
+    stage.load("sleeper")
+    assert stage.submit(1, "other") == ["evicted sleeper asleep"]
+    stage.scheduler.unloaded("sleeper", stage.now, "stopped")
+    assert stage.told() == ["load other"]
+    assert stage.view("sleeper").state == "stopped"
+    assert stage.view("sleeper").reserved == {}
+
+
 def test_a_sleeper_is_woken_by_a_load() -> None:
     sleeper = Target("sleeper", {"card0": 9}, asleep={"ram": 20})
     stage = Stage(sleeper, engine("other", 9), budget={"card0": 10, "ram": 20})
