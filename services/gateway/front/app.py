@@ -146,6 +146,8 @@ class Front:
             except VarietError as error:
                 record.status = error.status
                 return await outlet.fail(error, openai)
+            except ClientLeft:
+                raise
             except Exception as error:  # boundary: a defect shall end one request, and be told of
                 log.exception("%s %s failed", request.method, shown(path))
                 record.status = 500

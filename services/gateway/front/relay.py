@@ -9,6 +9,7 @@ from contracts.errors import EngineError
 from services.gateway.front import ending
 from services.gateway.front.call import Call
 from services.gateway.front.envelope import JSON
+from services.gateway.front.outlet import HIGH_WATER
 from services.gateway.front.rerank import Translation
 from services.gateway.front.routes import DOWNSTREAM, EVENTS, MODEL, QUEUE_MS, REQUEST_ID
 from services.gateway.front.thinking import OURS, Lines, renamed
@@ -68,7 +69,7 @@ async def _whole(
     translation: Translation | None,
     *,
     rename: bool,
-) -> web.Response:
+) -> web.StreamResponse:
     record, name = call.record, source.spec.name
     try:
         body = await answer.read()
@@ -90,7 +91,13 @@ async def _whole(
         body = renamed(body)
     record.sent = len(body)
     record.status = 200
-    return web.Response(body=body, headers=headers)
+    if len(body) < HIGH_WATER:
+        return web.Response(body=body, headers=headers)
+    # With the outlet's time limit, for a client that does not read.
+    await call.outlet.open({**headers, "Content-Length": str(len(body))})
+    await call.outlet.write(body)
+    assert call.outlet.response is not None
+    return call.outlet.response
 
 
 async def _stream(

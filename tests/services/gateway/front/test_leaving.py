@@ -1,6 +1,7 @@
 """Clients that leave, or do not read: the engine hears of it at once, and nothing stays held."""
 
 import asyncio
+import socket
 
 import aiohttp
 import pytest
@@ -11,8 +12,12 @@ from tests.services.gateway.front.conftest import USER, Front, a_front, until
 
 
 async def post_raw(front: Front, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A chat request over a connection of its own."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", front.site.port)
+    """A chat request over a connection of its own, of which the system keeps little."""
+    plug = socket.socket()
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    plug.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(plug, ("127.0.0.1", front.site.port))
+    reader, writer = await asyncio.open_connection(sock=plug)
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {USER}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -127,6 +132,19 @@ async def test_a_client_that_reads_nothing_does_not_hold_its_engine() -> None:
             await left.wait()
         await until(lambda: front.gate.total == 0)
         assert front.figure("cancelled_total", model="small") == 1
+        writer.close()
+
+
+async def test_a_client_that_reads_no_whole_answer_is_given_up() -> None:
+    async with a_front(Limits(slow_client=0.2)) as front:
+
+        async def answer(_: Got, pipe: Pipe) -> None:
+            await pipe.whole(b"x" * 8_000_000)
+
+        front.engine.answer = answer
+        _, writer = await post_raw(front, WHOLE)
+        await until(lambda: front.figure("cancelled_total", model="small") == 1)
+        assert front.gate.total == 0
         writer.close()
 
 
