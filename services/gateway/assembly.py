@@ -1,14 +1,16 @@
 """From settings to a gateway that serves, and back."""
 
 import asyncio
+import fcntl
 import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
-from contracts.errors import VarietError
+from contracts.errors import SettingsError, VarietError
 from contracts.gateway_settings import GatewaySettings
 from contracts.settings import load_settings
 from services.gateway.configuration import Configuration
@@ -24,6 +26,7 @@ from services.gateway.shell import Gate
 from services.gateway.wake import SleepAfterIdle, sleep_command
 
 LOG = logging.getLogger(__name__)
+LOCK_FILE = "lock"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -45,6 +48,7 @@ async def serve(read: Read) -> None:
     state = settings.gateway_state_dir or common.state_dir / "gateway"
     chores = _chores(settings)
     async with AsyncExitStack() as stack:
+        stack.enter_context(_alone(state))
         room = MemoryRoom(read, common, state)
         host = await open_host(settings, read.deployment, read.preset, state, common)
         stack.push_async_callback(host.close)
@@ -72,6 +76,23 @@ async def serve(read: Read) -> None:
                 task.cancel()
             await _drain(site, common.drain_timeout_s, stop)
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Two gateways of one folder would adopt each other's engines, and end them. The lock goes with
+    the process, however that ends."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(
+                "gateway_runs",
+                f"GATEWAY_STATE_DIR={state}: another gateway runs with this folder.",
+                "End that one, or give this one another folder.",
+            ) from error
+        yield
 
 
 def _gate(read: Read, room: MemoryRoom, host: EngineHost, metrics: Metrics) -> Gate:

@@ -103,6 +103,22 @@ async def test_what_is_wrong_at_the_start_is_one_line_and_exit_code_2(
         gateway.end()
 
 
+async def test_a_second_gateway_of_one_folder_does_not_start_and_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    brain = Brain(tmp_path)
+    async with running(brain) as (_, client):
+        assert (await client.chat("fast")).status == 200
+        second = brain.start()
+        try:
+            assert await second.wait() == 2
+            assert "GATEWAY_STATE_DIR" in second.text()
+        finally:
+            second.end()
+        assert (await client.chat("fast")).status == 200
+        assert len(brain.events("start")) == 1
+
+
 async def test_an_idle_gateway_is_small(tmp_path: Path) -> None:
     brain = Brain(tmp_path)
     async with running(brain) as (gateway, _):
