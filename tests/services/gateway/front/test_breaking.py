@@ -119,6 +119,24 @@ async def test_a_dead_engine_is_entered_once_more(front: Front) -> None:
     assert front.gate.total == 0
 
 
+async def test_waiting_for_its_next_start_does_not_count_as_answering() -> None:
+    async with a_front(Limits(retry_pause=0.01), gateway_max_stream_s=0.3) as front:
+
+        async def answer(_: Got, pipe: Pipe) -> None:
+            if len(front.engine.got) == 1:
+                front.gate.closed = True
+                pipe.die()
+            else:
+                await pipe.whole(WHOLE)
+
+        front.engine.answer = answer
+        asking = asyncio.create_task(front.chat().__aenter__())
+        await until(lambda: len(front.gate.entered) == 2)
+        await asyncio.sleep(0.8)
+        front.gate.open()
+        assert (await asking).status == 200
+
+
 async def test_an_engine_that_dies_twice_is_a_502(front: Front) -> None:
     async def answer(_: Got, pipe: Pipe) -> None:
         pipe.die()
