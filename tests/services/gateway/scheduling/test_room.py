@@ -237,16 +237,17 @@ def test_a_victim_is_stopped_where_the_room_for_its_sleep_is_not_free_yet() -> N
 
 def test_what_a_victim_will_hold_asleep_is_not_given_away_at_the_same_moment() -> None:
     sleeper = Target("sleeper", {"card0": 9}, asleep={"ram": 8}, min_warm_s=15)
-    idle, first = Target("idle", {"card1": 9}), Target("first", {"card0": 9})
-    second = Target("second", {"card1": 9, "ram": 4})
-    stage = Stage(sleeper, idle, first, second, budget={"card0": 10, "card1": 10, "ram": 10})
-    stage.load("sleeper", "idle")
+    idle, gone = Target("idle", {"card1": 9}), Target("gone", {"ram": 5})
+    first, second = Target("first", {"card0": 9}), Target("second", {"card1": 9, "ram": 4})
+    budget = {"card0": 10, "card1": 10, "ram": 15}
+    stage = Stage(sleeper, idle, gone, first, second, budget=budget)
+    stage.load("sleeper", "idle", "gone")
     assert stage.submit(1, "first") == []
     assert stage.submit(2, "second") == ["evicted idle"]
+    assert stage.ask_unload("gone") == ["asked gone"]
     stage.now = 15.0
     assert stage.unloaded("idle") == ["evicted sleeper asleep"]
-    assert stage.unloaded("sleeper") == ["load first", "evicted sleeper"]
-    assert stage.unloaded("sleeper") == ["load second"]
+    assert stage.unloaded("gone") == ["load second"]
 
 
 def test_a_victim_that_could_not_sleep_after_all_holds_nothing() -> None:
