@@ -19,11 +19,31 @@ HEADER = f"""\
 # Hardware presets
 
 What the brain serves, by its hardware. `variet init --role brain` proposes the preset that makes
-the most of the machine; `--preset NAME` takes another, `--tier NAME` chooses the model that is
-loaded. A preset is a file of models/hosts; one whose tiers exceed its cards is refused. This page
-is made from those files and models/manifest.yaml by `make docs`.
+the most of the machine; `--preset NAME` takes another, `--tier NAME` chooses the tier that is
+loaded at the start. The gateway loads the others when they are asked for. A preset is a file of
+models/hosts; one whose tiers exceed its cards is refused. This page is made from those files and
+models/manifest.yaml by `make docs`.
 
-How the memory is worked out, in MiB, rounded up:
+### A preset of your own
+
+To serve another model, or one in another way, copy a preset and let `VARIET_PRESET` name the copy:
+
+    cp models/hosts/2x3060.yaml models/hosts/mine.yaml    # then edit it
+    .venv/bin/variet init --preset mine && make up
+
+A tier names an entry of models/manifest.yaml (add one for a model that is not there), and may set
+`context` (tokens), `kv_cache` (f16, q8_0, fp8), `flags` (further words of the engine's command
+line), `cards`, `pinned`, `preload`, `ttl_s` and `min_warm_s`:
+
+    tiers:
+      fast: {{model: gpt-oss-20b, context: 16384, kv_cache: q8_0, flags: [--parallel, "1"]}}
+
+After an edit of either file, `variet tiers reload` has a running gateway read both again: engines
+that did not change stay loaded, and a file with a mistake changes nothing.
+
+### How it is worked out
+
+In MiB, rounded up:
 
 - **weights**: the size of the file. Of qwen2.5-32b-awq, a repository, an estimate: 31.2 billion
   weights of 4.16 bits and 1.6 billion of 16 are 18.0 GiB; a little more is taken.
