@@ -1,6 +1,11 @@
-"""vLLM on the processor, as a process of this machine."""
+"""vLLM on the processor, as a process of this machine.
+
+`python -m tests.stack.vllm_process` installs it ahead, beside other work; a test that needs it
+meanwhile waits for that.
+"""
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -28,6 +33,13 @@ def interpreter() -> Path:
     """Python of an environment that has it, made once. torchvision, torchaudio, torchcodec and
     triton, which it asks for, are left out: they want a card, and text needs none of them. Raises
     NotInstalled."""
+    HOME.parent.mkdir(parents=True, exist_ok=True)
+    with HOME.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _installed()
+
+
+def _installed() -> Path:
     python, stamp = HOME / "bin/python", HOME / REQUIREMENTS.name
     if stamp.exists() and stamp.read_bytes() == REQUIREMENTS.read_bytes():
         return python
@@ -111,3 +123,7 @@ def _free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+if __name__ == "__main__":
+    print(interpreter())
