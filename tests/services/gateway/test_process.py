@@ -1,8 +1,10 @@
 """The gateway as a process: its start, its end, its death, and what it does when it is idle."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.services.gateway.brain import Brain, running, states, stream, until
@@ -29,6 +31,25 @@ async def test_after_kill_9_the_next_gateway_adopts_what_is_loaded_and_reloads_n
             assert (await other.chat("deep")).status == 200
             assert brain.engines_alive() == before
             assert len(brain.events("start")) == 2
+
+
+async def test_an_engine_that_was_loading_at_kill_9_is_ended_and_loaded_anew(
+    tmp_path: Path,
+) -> None:
+    brain = Brain(tmp_path)
+    brain.fault("fast", load_s=600)
+    async with running(brain) as (gateway, client):
+        asking = asyncio.create_task(client.chat("fast"))
+        left = await until(lambda: alive(brain), lambda pids: len(pids) == 1)
+        gateway.process.kill()
+        gateway.process.wait()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+        brain.fault("fast")
+        async with running(brain) as (_, other):
+            assert not left & brain.engines_alive()
+            assert (await other.chat("fast")).status == 200
+            assert len(brain.engines_alive()) == 1
 
 
 async def test_an_engine_of_another_configuration_is_not_adopted_but_ended(tmp_path: Path) -> None:
@@ -133,6 +154,10 @@ async def test_the_brain_is_let_sleep_after_each_idle_time(tmp_path: Path) -> No
         await until(lambda: lines(mark), lambda told: len(told) == 1)
         assert (await client.chat("fast")).status == 200
         await until(lambda: lines(mark), lambda told: len(told) == 2)
+
+
+async def alive(brain: Brain) -> set[int]:
+    return brain.engines_alive()
 
 
 async def lines(path: Path) -> list[str]:
