@@ -34,7 +34,7 @@ MARK = "VARIET_ENGINES"
 # What the child needs of the environment; the gateway's keys and tokens are not among it.
 PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
-    *("PYTHONPATH", "FAKE_ENGINE_FAULTS", "FAKE_ENGINE_JOURNAL"),
+    "PYTHONPATH",
 )
 
 

@@ -114,8 +114,7 @@ class Brain:
             "GATEWAY_API_KEY": USER,
             "GATEWAY_ADMIN_KEY": ADMIN,
             "ENGINE_BACKEND": "process",
-            "LLAMA_SERVER": ENGINE,
-            "FAKE_ENGINE_JOURNAL": str(self.journal),
+            "LLAMA_SERVER": f"env FAKE_ENGINE_JOURNAL={self.journal} {ENGINE}",
             "GATEWAY_MIN_WARM_S": "0",
             **self.settings,
         }
