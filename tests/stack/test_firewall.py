@@ -75,11 +75,10 @@ class Lan:
             command = ["ip", "netns", "exec", f"{ID}-{who}", *command]
         return run(*command).stdout.strip()
 
-    def firewall(self, action: str, lan: str = HOST, hands: str = HANDS) -> int:
+    def firewall(self, action: str, lan: str = HOST, hands: str = HANDS, port: int = PORT) -> int:
         settings = self.folder / "brain.env"
         settings.write_text(
-            f"VARIET_ROLE=brain\nLAN_IP={lan}\nHANDS_IP={hands}\n"
-            f"GATEWAY_PORT={PORT}\nEMBED_PORT={PROXIED}\nRERANK_PORT=18772\n"
+            f"VARIET_ROLE=brain\nLAN_IP={lan}\nHANDS_IP={hands}\nGATEWAY_PORT={port}\n"
         )
         return run(str(SCRIPT), action, "--env-file", str(settings), check=False).returncode
 
@@ -176,9 +175,10 @@ def test_the_same_holds_in_ipv6_and_for_what_docker_proxy_relays(lan: Lan) -> No
     for port in (PORT, PROXIED):
         assert reached(lan, OPEN, port, HOST6) == OPEN
     try:
-        assert lan.firewall("apply", HOST6, HANDS6) == 0
         for port in (PORT, PROXIED):
+            assert lan.firewall("apply", HOST6, HANDS6, port) == 0
             assert reached(lan, GUARDED, port, HOST6) == GUARDED
+        assert lan.firewall("apply", HOST6, HANDS6) == 0
         assert lan.reach("hands", expected=SILENCE) == SILENCE, "IPv4 is for nobody then"
     finally:
         lan.firewall("remove")

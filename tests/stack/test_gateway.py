@@ -78,7 +78,8 @@ def test_make_shows_engines_leaves_them_alone_and_takes_them_down(brain: Host) -
         command = ("timeout", "15", "make", "-s", target, f"ENV_FILE={brain.env_file}", *words)
         said = run(*command, check=False)
         assert "engine-nano-balanced" in said, said
-        assert "engine-bge-small" in said
+        # The stand-in for embeddings has nothing to say.
+        assert target == "logs" or "engine-bge-small" in said
     brain.make("up")
     brain.make("restart", "S=gateway")
     assert brain.engines() == before
