@@ -123,7 +123,10 @@ class Brain:
         return GatewayProcess(self)
 
     def end_engines(self) -> None:
-        for pid in self.engines_alive():
+        # One that was spawned a moment ago has not written to the journal yet.
+        records = (self.folder / "state" / "engines").glob("*.json")
+        recorded = {json.loads(path.read_text())["pid"] for path in records}
+        for pid in self.engines_alive() | {pid for pid in recorded if _alive(pid)}:
             os.kill(pid, signal.SIGKILL)
 
 
