@@ -72,6 +72,13 @@ class EngineSpec:
         told = (self.name, *self.tiers, *self.aliases, *repository)
         return tuple(dict.fromkeys(told))
 
+    @property
+    def checked_names(self) -> tuple[str, ...] | None:
+        """The names that the engine itself knows, and refuses others; None: it takes any."""
+        if self.entry.engine != "vllm":
+            return None
+        return tuple(dict.fromkeys((*self.names, self.entry.id, DEFAULT)))
+
 
 @dataclass(frozen=True)
 class Catalogue:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from contracts.deployment import Deployment
 from contracts.preset import HostPreset
-from services.gateway.catalogue import DEFAULT, EngineSpec
+from services.gateway.catalogue import EngineSpec
 
 LLAMACPP_PORT = 8080
 VLLM_PORT = 8000
@@ -87,10 +87,9 @@ def _slots(spec: EngineSpec) -> tuple[str, ...]:
 
 
 def vllm(spec: EngineSpec, context: int, *, key: str, memory_share: float, hub: Hub) -> Launch:
-    names = dict.fromkeys((*spec.names, spec.entry.id, DEFAULT))
     words = (
         spec.entry.source.repository or spec.entry.id,
-        *("--served-model-name", *names),
+        *("--served-model-name", *(spec.checked_names or spec.names)),
         *("--host", "0.0.0.0", "--port", str(VLLM_PORT)),
         *("--max-model-len", str(context)),
         *("--gpu-memory-utilization", f"{memory_share:g}"),

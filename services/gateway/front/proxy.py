@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import aiohttp
+import orjson
 from aiohttp import web
 
 from contracts.errors import BadRequest, EngineError
@@ -153,9 +154,18 @@ def _priority(given: str | None) -> Priority:
 def _wording(call: Call, to: Upstream) -> tuple[str, bytes, Translation | None]:
     """Path and body as this engine takes them."""
     if call.route.form != "rerank" or to.spec.entry.engine != "tei":
-        return call.route.path, call.body, None
+        return call.route.path, _named(call, to.spec), None
     translation = for_tei(call.value or {})
     return TEI_PATH, translation.body if translation else call.body, translation
+
+
+def _named(call: Call, spec: EngineSpec) -> bytes:
+    """The body with a name that the engine knows: after a step to a longer window it is another
+    engine than the one that was named. A form never takes that step."""
+    asked, names = (call.value or {}).get("model"), spec.checked_names
+    if not asked or names is None or asked in names:
+        return call.body
+    return orjson.dumps({**(call.value or {}), "model": spec.name})
 
 
 async def _declined(

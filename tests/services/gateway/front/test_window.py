@@ -1,11 +1,14 @@
 """Prompts beyond a model's window."""
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
 from services.gateway.front.window import engine_says_too_long, surely_too_long
 from tests.services.gateway.front.byte_engine import WHOLE, Got, Pipe
 from tests.services.gateway.front.conftest import Front
+from tests.services.gateway.front.memory_gate import known
 
 LLAMA = orjson.dumps(
     {
@@ -50,6 +53,31 @@ async def test_a_prompt_beyond_the_window_goes_to_the_longer_model(
     assert [name for name, _, _ in front.gate.entered] == ["small", "large"]
     assert front.engine.got[0].body == front.engine.got[1].body
     assert front.gate.total == 0
+
+
+async def test_a_longer_model_that_checks_names_is_asked_by_one_of_its_own(front: Front) -> None:
+    names = known()
+    large = names.engines["large"]
+    checking = replace(large, entry=large.entry.model_copy(update={"engine": "vllm"}))
+    front.gate.names = replace(names, engines={**names.engines, "large": checking})
+
+    async def answer(got: Got, pipe: Pipe) -> None:
+        if got.json["model"] in (checking.checked_names or ()):
+            await pipe.whole(WHOLE)
+        elif len(front.engine.got) == 1:
+            await pipe.whole(LLAMA, 400)
+        else:
+            await pipe.whole(b'{"error":{"message":"does not exist","code":404}}', 404)
+
+    front.engine.answer = answer
+    async with front.chat(seed=7) as passed:
+        assert passed.status == 200
+    first, second = (got.json for got in front.engine.got)
+    assert (first["model"], second["model"]) == ("fast", "large")
+    assert {**second, "model": "fast"} == first
+    async with front.chat(model="clever") as passed:
+        assert passed.status == 200
+    assert front.engine.got[-1].json["model"] == "clever", "a name of its own stays"
 
 
 @pytest.mark.parametrize("refusal", [LLAMA, VLLM])
