@@ -69,7 +69,7 @@ def _load(path: Path, kind: type[Kind]) -> Kind:
         return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise _wrong(path, error.strerror or "cannot be read") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _wrong(path, f"not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise _wrong(path, "; ".join(_problem(problem) for problem in error.errors())) from error

@@ -122,12 +122,15 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("models: [", "not YAML"), (None, "No such file")]
+    ("content", "message"),
+    [(b"models: [", "not YAML"), (b"\xff\xfe\x00", "not YAML"), (None, "No such file")],
 )
-def test_an_unreadable_manifest_says_why(tmp_path: Path, content: str | None, message: str) -> None:
+def test_an_unreadable_manifest_says_why(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
     path = tmp_path / "manifest.yaml"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     with pytest.raises(SettingsError, match=message):
         load_manifest(path)
 
