@@ -14,7 +14,7 @@ from contracts.errors import SettingsError, VarietError
 from contracts.gateway_settings import GatewaySettings
 from contracts.settings import load_settings
 from services.gateway.configuration import Configuration
-from services.gateway.engines.host import EngineHost, open_host
+from services.gateway.engines.host import EngineHost, open_host, unwritable
 from services.gateway.front.record import log_to_stdout
 from services.gateway.front.site import Site
 from services.gateway.health import Health
@@ -30,14 +30,15 @@ LOCK_FILE = "lock"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stop:
-    """`first` is set by the first signal to stop, `again` by the second."""
+class Signals:
+    """`first` is set by the first signal to stop, `again` by the second, `reload` by SIGHUP."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.again = asyncio.Event()
+        self.reload = asyncio.Event()
 
-    def signal(self) -> None:
+    def stop(self) -> None:
         (self.again if self.first.is_set() else self.first).set()
 
 
@@ -55,6 +56,8 @@ async def serve(read: Read) -> None:
         metrics = Metrics()
         gate = _gate(read, room, host, metrics)
         await _remove_strangers(read, host)
+        # Until the engines have ended: a signal meanwhile would leave them without a gateway.
+        signals = stack.enter_context(_signals())
         # Under Docker the next gateway adopts its engines; a process is ended by a person, who
         # wants the memory back.
         stack.push_async_callback(gate.close, stop=settings.engine_backend == "process")
@@ -68,22 +71,26 @@ async def serve(read: Read) -> None:
         # What is here now stays: looked through again and again it stops all streams for a while.
         gc.collect()
         gc.freeze()
-        with _signals(gate) as stop:
-            tasks = [asyncio.create_task(chore) for chore in chores(gate)]
-            LOG.info("gateway ready", extra={"url": _url(settings, site.port)})
-            await stop.first.wait()
-            for task in tasks:
-                task.cancel()
-            await _drain(site, common.drain_timeout_s, stop)
-            await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = [asyncio.create_task(chore) for chore in chores(gate)]
+        tasks.append(asyncio.create_task(_reload_when_told(gate, signals.reload)))
+        LOG.info("gateway ready", extra={"url": _url(settings, site.port)})
+        await signals.first.wait()
+        for task in tasks:
+            task.cancel()
+        await _drain(site, common.drain_timeout_s, signals)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
     """Two gateways of one folder would adopt each other's engines, and end them. The lock goes with
     the process, however that ends."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state / LOCK_FILE).open("w") as lock:
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (state / LOCK_FILE).open("w")
+    except OSError as error:
+        raise unwritable(state, error) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -134,39 +141,37 @@ def _chores(settings: GatewaySettings) -> Callable[[Gate], Iterator[Coroutine[An
 
 
 @contextmanager
-def _signals(gate: Gate) -> Iterator[Stop]:
-    """The event of the first signal to stop; SIGHUP has the configuration read again."""
-    loop, stop = asyncio.get_running_loop(), Stop()
-    reloads: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = loop.create_task(_reload(gate))
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
+def _signals() -> Iterator[Signals]:
+    loop, told = asyncio.get_running_loop(), Signals()
     for number in SIGNALS:
-        loop.add_signal_handler(number, stop.signal)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(number, told.stop)
+    loop.add_signal_handler(signal.SIGHUP, told.reload.set)
     try:
-        yield stop
+        yield told
     finally:
         for number in (*SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 
-async def _reload(gate: Gate) -> None:
-    try:
-        done = await gate.reload()
-    except VarietError as error:
-        LOG.error("configuration is not taken", extra={"error": str(error)})
-    else:
-        LOG.info("configuration read again", extra=done.model_dump())
+async def _reload_when_told(gate: Gate, told: asyncio.Event) -> None:
+    """However many signals come while it reads, it reads once more."""
+    while True:
+        await told.wait()
+        told.clear()
+        try:
+            done = await gate.reload()
+        except VarietError as error:
+            LOG.error("configuration is not taken", extra={"error": str(error)})
+        except Exception:  # boundary: a defect of one reload must not be the end of all
+            LOG.exception("configuration is not taken")
+        else:
+            LOG.info("configuration read again", extra=done.model_dump())
 
 
-async def _drain(site: Site, seconds: float, stop: Stop) -> None:
+async def _drain(site: Site, seconds: float, signals: Signals) -> None:
     LOG.info("gateway stops", extra={"drain_s": seconds})
     draining = asyncio.create_task(site.stop(seconds))
-    hurrying = asyncio.create_task(stop.again.wait())
+    hurrying = asyncio.create_task(signals.again.wait())
     await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()
     if not draining.done():

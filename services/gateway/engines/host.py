@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts.deployment import Deployment
+from contracts.errors import SettingsError
 from contracts.gateway_settings import GatewaySettings
 from contracts.preset import HostPreset
 from contracts.settings import Settings, load_settings
@@ -63,9 +64,24 @@ async def open_host(
 
 
 def engine_key(state: Path) -> str:
-    """The bearer key of all engines of this installation, made at its first start."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = state / KEY_FILE
+    """The bearer key of all engines of this installation, made at its first start. Raises
+    SettingsError where it cannot be kept."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _kept_key(state / KEY_FILE)
+    except OSError as error:
+        raise unwritable(state, error) from error
+
+
+def unwritable(state: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        "gateway_state",
+        f"GATEWAY_STATE_DIR={state}: {error.filename or 'it'} cannot be kept: {error.strerror}.",
+        "Give the gateway's user a folder that it may write, with some space left.",
+    )
+
+
+def _kept_key(path: Path) -> str:
     with suppress(FileNotFoundError):
         if key := path.read_text().strip():
             return key

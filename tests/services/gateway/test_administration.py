@@ -45,6 +45,20 @@ async def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
         assert len(brain.events("start")) == 1
 
 
+async def test_signals_in_great_number_are_one_reload_or_few(tmp_path: Path) -> None:
+    brain = Brain(tmp_path)
+    async with running(brain) as (gateway, client):
+        for _ in range(100):
+            gateway.process.send_signal(signal.SIGHUP)
+            await asyncio.sleep(0.001)
+        brain.aliases = {"quick": "fast-model"}
+        brain.write()
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: client.chat("quick"), lambda answer: answer.status == 200)
+        reloads = [one for one in gateway.log() if one.get("message") == "configuration read again"]
+        assert len(reloads) < 50
+
+
 async def test_what_only_a_new_start_can_change_is_refused(tmp_path: Path) -> None:
     brain = Brain(tmp_path)
     async with running(brain) as (_, client):

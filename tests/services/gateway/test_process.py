@@ -1,13 +1,14 @@
 """The gateway as a process: its start, its end, its death, and what it does when it is idle."""
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.services.gateway.brain import Brain, running, states, stream, until
+from tests.services.gateway.brain import Brain, Client, running, states, stream, until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -101,9 +102,27 @@ async def test_a_second_signal_ends_the_wait_for_streams(tmp_path: Path) -> None
         assert brain.engines_alive() == set()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_while_engines_are_stopped_leaves_none_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    brain = Brain(tmp_path)
+    # So that there is time for it.
+    brain.fault("fast", ignore_sigterm=True)
+    async with running(brain) as (gateway, client):
+        assert (await client.chat("fast")).status == 200
+        gateway.process.terminate()
+        # Its port is closed once only engines are left to be ended.
+        await until(lambda: refuses(client), bool)
+        gateway.process.send_signal(number)
+        assert await gateway.wait() == 0
+        assert brain.engines_alive() == set()
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
+        ({"GATEWAY_STATE_DIR": "/dev/null/state"}, "GATEWAY_STATE_DIR=/dev/null/state"),
         ({"VARIET_PRESET": ""}, "VARIET_PRESET"),
         ({"VARIET_PRESET": "elsewhere"}, "elsewhere"),
         ({"GATEWAY_QUEUE": "0"}, "GATEWAY_QUEUE=0"),
@@ -158,6 +177,15 @@ async def test_the_brain_is_let_sleep_after_each_idle_time(tmp_path: Path) -> No
 
 async def alive(brain: Brain) -> set[int]:
     return brain.engines_alive()
+
+
+async def refuses(client: Client) -> bool:
+    """Whether nobody listens any more."""
+    try:
+        await client.ask("GET", "/health")
+    except aiohttp.ClientConnectionError:
+        return True
+    return False
 
 
 async def lines(path: Path) -> list[str]:
