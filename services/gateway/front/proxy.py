@@ -60,7 +60,7 @@ class Proxy:
                 continue
             if not isinstance(answered, window.TooLong):
                 return answered
-            spec = self._longer(call, spec, answered.tokens)
+            spec = self._longer(call, spec, answered)
 
     async def _asked(self, call: Call) -> EngineSpec:
         """Read what is asked for, and find the engine that is meant and can take it."""
@@ -78,7 +78,7 @@ class Proxy:
             while window.surely_too_long(
                 asked.value, len(call.body), self._gate.running_context(spec)
             ):
-                spec = self._longer(call, spec, None)
+                spec = self._longer(call, spec, window.TooLong(None))
         told = asked.stream and route.name in PROGRESS_ROUTES
         if told and request.headers.get(PROGRESS) == "1":
             headers = answer_headers(call, spec.name, None)
@@ -87,12 +87,12 @@ class Proxy:
             )
         return spec
 
-    def _longer(self, call: Call, spec: EngineSpec, tokens: int | None) -> EngineSpec:
+    def _longer(self, call: Call, spec: EngineSpec, told: window.TooLong) -> EngineSpec:
         """The engine to ask instead. Raises BadRequest."""
         longer = self._gate.catalogue.longer(spec)
         if longer is None:
-            context = self._gate.running_context(spec)
-            raise window.exceeded(spec.name, context, tokens, len(call.body))
+            most = told.window or self._gate.running_context(spec)
+            raise window.exceeded(spec.name, most, told.tokens, len(call.body))
         call.record.engine = longer.name
         return longer
 
@@ -174,7 +174,7 @@ async def _declined(
     """The prompt does not fit, or an error: raises EngineError, Refused."""
     status, name = answer.status, to.spec.name
     error = await read_error(answer)
-    if call.route.done and (too_long := window.engine_says_too_long(status, error)):
+    if too_long := window.engine_says_too_long(status, error):
         return too_long
     message = str(error.get("message") or "without a word")
     if status in NOT_THE_CLIENTS or not 400 <= status < 600:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from services.gateway.front.window import engine_says_too_long, surely_too_long
+from services.gateway.front import window
+from services.gateway.front.window import RUN, engine_says_too_long, surely_too_long
 from tests.services.gateway.front.byte_engine import WHOLE, Got, Pipe
 from tests.services.gateway.front.conftest import Front
 from tests.services.gateway.front.memory_gate import known
@@ -111,6 +112,42 @@ async def test_one_that_fits_nowhere_enters_nowhere(front: Front) -> None:
     assert front.gate.entered == []
 
 
+@pytest.mark.parametrize(
+    ("status", "refusal", "numbers"),
+    [
+        (
+            500,
+            {
+                "code": 500,
+                "message": "input (16000 tokens) is too large to process. increase the physical"
+                " batch size (current batch size: 2048)",
+                "type": "server_error",
+            },
+            ("2048", "16000"),
+        ),
+        (
+            413,
+            "Input validation error: `inputs` must have less than 512 tokens. Given: 700",
+            ("512", "700"),
+        ),
+    ],
+)
+async def test_an_input_that_no_batch_takes_is_the_clients_to_shorten(
+    front: Front, status: int, refusal: object, numbers: tuple[str, str]
+) -> None:
+    async def answer(_: Got, pipe: Pipe) -> None:
+        await pipe.whole(orjson.dumps({"error": refusal}), status)
+
+    front.engine.answer = answer
+    body = {"model": "words", "input": "many words"}
+    async with front.http.post(front.url("/v1/embeddings"), json=body) as passed:
+        assert passed.status == 400
+        error = (await passed.json())["error"]
+    assert error["code"] == "context_length_exceeded"
+    for number in numbers:
+        assert number in error["message"]
+
+
 async def test_another_400_is_no_matter_of_the_window(front: Front) -> None:
     async def answer(_: Got, pipe: Pipe) -> None:
         await pipe.whole(b'{"error":{"message":"context is a word","type":"x"}}', 400)
@@ -121,8 +158,8 @@ async def test_another_400_is_no_matter_of_the_window(front: Front) -> None:
     assert len(front.gate.entered) == 1
 
 
-def too_long(value: dict[str, object], window: int = 256) -> bool:
-    return surely_too_long(value, len(orjson.dumps(value)), window)
+def too_long(value: dict[str, object]) -> bool:
+    return surely_too_long(value, len(orjson.dumps(value)), 256)
 
 
 def said(content: object) -> dict[str, object]:
@@ -151,6 +188,31 @@ def test_tokens_given_as_numbers_are_counted() -> None:
 def test_runs_of_one_character_may_be_one_token() -> None:
     assert not too_long({"prompt": "x = 1" + " " * 50_000})
     assert not too_long({"prompt": "=" * 50_000})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": [" " * 3_000] * 20_000},
+        said([{"type": "text", "text": "=" * 3_000}] * 20_000),
+        said("=" * 60_000_000),
+    ],
+)
+def test_of_a_body_as_large_as_may_be_no_more_is_looked_at_than_others_can_wait_for(
+    value: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    class Counting:
+        @staticmethod
+        def sub(by: str, text: str) -> str:
+            nonlocal looked
+            looked += len(text)
+            return RUN.sub(by, text)
+
+    monkeypatch.setattr(window, "RUN", Counting)
+    assert not surely_too_long(value, 60_000_000, 32_768)
+    assert 0 < looked <= 2_200_000
 
 
 @pytest.mark.parametrize(
