@@ -4,7 +4,7 @@ broken answer never looks like a whole one."""
 import asyncio
 from collections.abc import Mapping
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from contracts.errors import VarietError
 from services.gateway.front.envelope import error_answer, error_event
@@ -30,6 +30,9 @@ class Outlet:
     async def open(self, headers: Mapping[str, str]) -> None:
         """Send status 200 and the headers."""
         self.response = web.StreamResponse(headers=headers)
+        if self._request.version < HttpVersion11:
+            # Only the connection's end can tell it where an answer without a length ends.
+            self.response.force_close()
         try:
             await self.response.prepare(self._request)
         except ConnectionError as error:

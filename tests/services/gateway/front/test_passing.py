@@ -1,5 +1,6 @@
 """Answers on their way from an engine to a client."""
 
+import asyncio
 from functools import partial
 from io import BytesIO
 
@@ -7,7 +8,7 @@ import orjson
 import pytest
 
 from tests.services.gateway.front.byte_engine import EVENTS, WHOLE, Got, Pipe
-from tests.services.gateway.front.conftest import Front, until
+from tests.services.gateway.front.conftest import USER, Front, until
 from tests.services.gateway.front.memory_gate import KEY
 
 
@@ -160,3 +161,15 @@ async def test_large_bodies_pass_in_both_directions(front: Front) -> None:
         told = orjson.loads(await passed.read())
     assert told["seen"] > 5_000_000
     assert len(told["data"]) == 3_000_000
+
+
+@pytest.mark.parametrize("asked", ["keep-alive", "close"])
+async def test_a_client_of_http_1_0_sees_where_a_stream_ends(front: Front, asked: str) -> None:
+    body = b'{"model": "fast", "stream": true, "messages": []}'
+    head = f"Connection: {asked}\r\nAuthorization: Bearer {USER}\r\nContent-Length: {len(body)}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.site.port)
+    writer.write(f"POST /v1/chat/completions HTTP/1.0\r\n{head}\r\n\r\n".encode() + body)
+    async with asyncio.timeout(30):
+        told = await reader.read()
+    writer.close()
+    assert told.endswith(b"".join(EVENTS))
