@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MODELS = "/v1/models"
 OPEN = frozenset({"/health", "/ready"})
+# Of HEAD's answer the body stays here.
+READING = frozenset({"GET", "HEAD"})
 CHECK_S = 0.25
 NO_TIME_LIMIT = VarietError("internal", "The request had no time limit.", "Report it.")
 # Ids of requests without one: this process's part, and a number.
@@ -186,7 +188,7 @@ class Front:
     ) -> web.StreamResponse:
         """What the gateway answers by itself."""
         method, headers = request.method, request.headers
-        if method == "GET" and path in OPEN:
+        if method in READING and path in OPEN:
             return self._probe(path)
         self._keys.check_page(headers)
         command = command_of(method, path)
@@ -199,7 +201,7 @@ class Front:
             record.key = self._keys.admin(headers)
             return await self._admin.reload()
         record.key = self._keys.user(headers)
-        if method == "GET":
+        if method in READING:
             return self._read(path, record)
         raise _no_route(method, path)
 

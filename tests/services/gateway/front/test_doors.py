@@ -198,6 +198,9 @@ async def test_health_and_readiness_need_no_key_and_load_nothing(front: Front) -
             assert answer.status == 200
         async with http.get(front.url("/ready")) as answer:
             assert answer.status == 200
+        for path in ("/health", "/ready"):
+            async with http.head(front.url(path)) as answer:
+                assert (answer.status, await answer.read()) == (200, b"")
         front.gate.is_ready = False
         async with http.get(front.url("/health")) as answer:
             assert answer.status == 200
