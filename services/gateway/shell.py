@@ -209,7 +209,7 @@ class Gate:
 
     def unloaded(self, engine: str, rest: Rest) -> None:
         self._ends[engine] += 1
-        self._decisions.tell(lambda s, now: s.unloaded(engine, now))
+        self._decisions.tell(lambda s, now: s.unloaded(engine, now, rest))
         self._forget(engine)
 
     def died(self, engine: str, failure: Failure) -> None:

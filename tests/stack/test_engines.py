@@ -22,11 +22,13 @@ from services.gateway.engines.engine import LoadError
 from tests.services.gateway.engines.bench import Phases, spec, until
 from tests.stack import images
 from tests.stack.docker import docker
+from tests.support.tiny_gguf import write_tiny_gguf
 
 pytestmark = pytest.mark.stack
 PROJECT = "variet-engines-test"
 SOCKET = Path("/var/run/docker.sock")
 FAKE, LLAMA = "variet-test/fake-engine", "variet-test/llama-server"
+SLOTS = "variet-engines-test-slots"
 KEY = "sk-engines"
 SUPPORT = REPOSITORY / "tests/support"
 RECIPE = f"""FROM {images.PYTHON}
@@ -86,7 +88,7 @@ class Yard:
                 "gpu": False,
                 "networks": {"llamacpp": PROJECT},
                 "mounts": {"models": str(self.store)},
-                "volumes": {"vllm_cache": "c", "slots": "s"},
+                "volumes": {"vllm_cache": "c", "slots": SLOTS},
                 "user": "1000:1000",
                 "memory_mib": memory_mib,
                 "cpus": 1.0,
@@ -96,7 +98,12 @@ class Yard:
         broker = Listening(facts, engine, socket)
         await broker.open()
         calls = DockerCalls(socket)
-        place = ContainerPlace(host=await calls.host(), key=KEY, store=Store(self.store))
+        place = ContainerPlace(
+            host=await calls.host(),
+            key=KEY,
+            store=Store(self.store),
+            slots=given.pop("slots", None),
+        )
         assert place.host == facts
         self.hosts.append(ContainerHost(Docker(place, calls, **given)))
         self._closing += [self.hosts[-1].close, broker.close, engine.close]
@@ -168,6 +175,37 @@ async def test_real_llama_server_serves_a_real_model(yard: Yard) -> None:
     assert (await docker_host.calls.get(f"{running.base_url}/v1/models", "wrong")).status == 401
     assert (await docker_host.calls.get(f"{running.base_url}/", KEY)).status == 404
     await engine.stop()
+
+
+@pytest.fixture
+def slots() -> Iterator[Path]:
+    """The volume of prompt caches, as the gateway's container sees it."""
+    docker("volume", "create", SLOTS)
+    folder = Path(docker("volume", "inspect", "--format", "{{.Mountpoint}}", SLOTS).strip())
+    folder.chmod(0o1777)
+    yield folder
+    _remove_all()
+    docker("volume", "rm", SLOTS)
+
+
+async def test_a_prompt_is_still_known_after_a_swap(yard: Yard, slots: Path) -> None:
+    target = yard.store / "m" / "m.gguf"
+    target.parent.mkdir()
+    target.parent.chmod(0o755)
+    write_tiny_gguf(target).chmod(0o644)
+    host = await yard.host(image=LLAMA, slots=slots)
+    engine = host.engine(spec(flags=("--threads", "1", "--ignore-eos")))
+    body = {"messages": [{"role": "user", "content": "hello there. " * 60}], "max_tokens": 4}
+    known = []
+    for _ in range(2):
+        running = await engine.start(2048, Phases())
+        url = f"{running.base_url}/v1/chat/completions"
+        answer = await host._docker.calls.post(url, KEY, body, timeout_s=60)
+        known.append(answer.json["timings"]["cache_n"] / answer.json["usage"]["prompt_tokens"])
+        await engine.stop()
+    assert known[0] == 0
+    assert known[1] > 0.9
+    assert listed() == []
 
 
 async def test_the_next_gateway_adopts_what_runs(yard: Yard) -> None:

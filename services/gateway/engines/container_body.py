@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from docker import APIClient  # type: ignore[import-untyped]
@@ -35,16 +36,21 @@ SHM = "4gb"
 
 @dataclass(frozen=True)
 class ContainerPlace:
-    """What the engines of one gateway share. `host` is what the broker lets them have; `devices`
-    says how the driver calls the preset's cards."""
+    """What the engines of one gateway share. `host` is what the broker lets them have; `slots` is
+    the gateway's view of the volume where prompt caches are kept, if they are; `devices` says how
+    the driver calls the preset's cards."""
 
     host: DockerHost
     key: str
     store: Store
     hub: Hub = field(default_factory=Hub)
     memory_share: float = 0.9
-    keep_kv: bool = False
+    slots: Path | None = None
     devices: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def keep_kv(self) -> bool:
+        return self.slots is not None
 
 
 def kind_of(spec: EngineSpec) -> EngineImage:

@@ -24,6 +24,7 @@ from contracts.preset import HostPreset
 from contracts.settings import Settings
 from models.store import Store
 from services.gateway.catalogue import EngineSpec
+from services.gateway.engines import slots
 from services.gateway.engines.calls import EngineCalls
 from services.gateway.engines.commands import Hub, card_devices
 from services.gateway.engines.container_body import (
@@ -33,6 +34,7 @@ from services.gateway.engines.container_body import (
     GRACE_S,
     PORTS,
     PROJECT_LABEL,
+    SLOTS,
     ContainerPlace,
     create_arguments,
     kind_of,
@@ -96,6 +98,7 @@ class ContainerEngine:
         self._docker = docker
         self._place = docker.place
         self._running: Running | None = None
+        self._keeps = False
         self._last: list[str] = []
 
     async def find(self) -> Running | None:
@@ -118,11 +121,15 @@ class ContainerEngine:
             if isinstance(error, DockerException):
                 raise self._refused(error) from error
             raise
+        await slots.restore(self._slots(running), self._docker.calls)
         return running
 
     async def stop(self) -> None:
-        self._running = None
-        for container in await self._docker.found(self.spec.name):
+        running, self._running = self._running, None
+        containers = await self._docker.found(self.spec.name)
+        if running and any(c["Id"] == running.id and c["State"] == "running" for c in containers):
+            await slots.save(self._slots(running), self._docker.calls)
+        for container in containers:
             await self._docker.end(container["Id"], self._grace)
 
     async def sleep(self) -> None:
@@ -218,6 +225,12 @@ class ContainerEngine:
         address = networks.get(self._place.host.networks[kind], {}).get("IPAddress")
         return f"http://{address or name}:{PORTS[kind]}"
 
+    def _slots(self, running: Running) -> slots.Kept | None:
+        folder, model = self._place.slots, self._place.store.path(self.spec.entry)
+        if folder is None or model is None or not self._keeps:
+            return None
+        return slots.Kept(self.spec, folder, model, running.base_url, running.key, running.context)
+
     async def _seen(self, container: str) -> Mapping[str, int]:
         """What its load took, which is told at the log's beginning."""
         lines: list[str] = []
@@ -226,6 +239,7 @@ class ContainerEngine:
                 lines.append(line.decode("utf-8", "replace"))
                 if len(lines) == HEAD_LINES:
                     break
+        self._keeps = kind_of(self.spec) == "llamacpp" and slots.plain(lines)
         return seen_mib(lines, self.spec.cards)
 
     async def _tail(self, container: str) -> list[str]:
@@ -321,10 +335,21 @@ async def open_containers(
         store=Store.of(common),
         hub=Hub(token, common.hf_endpoint),
         memory_share=deployment.gpu_mem_util,
-        keep_kv=False,
+        slots=_slot_folder(settings),
         devices=card_devices(deployment, preset),
     )
     return ContainerHost(Docker(place, calls, settings.gateway_load_timeout_s))
+
+
+def _slot_folder(settings: GatewaySettings) -> Path | None:
+    """The volume of prompt caches, where the gateway's container has it, too: nobody else keeps it
+    within bounds."""
+    if not settings.gateway_keep_kv:
+        return None
+    if Path(SLOTS).is_dir():
+        return Path(SLOTS)
+    LOG.warning("prompt caches are not kept: there is no folder", extra={"folder": SLOTS})
+    return None
 
 
 def _end(ended: Ended) -> End:

@@ -61,4 +61,4 @@ class Engine(Protocol):
         """Returns when the engine that runs is gone by itself, with what is known of why."""
 
     def logs(self, follow: bool) -> AsyncIterator[bytes]:
-        """Its log, line by line, of the last start."""
+        """Its log in whole lines, of the last start; nothing, if it was never started."""

@@ -29,10 +29,13 @@ class Process:
         return _is_child(self.pid) or start_of(self.pid) == self.started
 
     def signal(self, number: signal.Signals) -> None:
-        """To it and to whatever it has started."""
+        """To it and to whatever it has started; to it alone, where it was itself started so."""
         if self.alive:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+                try:
+                    os.killpg(self.pid, number)
+                except ProcessLookupError:
+                    os.kill(self.pid, number)
 
     async def gone(self) -> int | None:
         """Returns when it has ended: its exit code, below 0 a signal; None: not ours to know."""
@@ -93,6 +96,14 @@ def marked(mark: str) -> list[Process]:
                 if started := start_of(pid):
                     found.append(Process(pid, started))
     return found
+
+
+def session_of(pid: int) -> int | None:
+    """The number of the process that began its session; None: there is no such process."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def _start_by_ps(pid: int) -> str | None:

@@ -28,7 +28,6 @@ from services.gateway.memory.load_log import seen_mib
 GRACE_S = 20.0
 PORT_TRIES = 4
 LOG_LOOK_S = 60.0
-FOLLOW_S = 0.25
 PORT_TAKEN = "couldn't bind"
 MARK = "VARIET_ENGINES"
 # What the child needs of the environment; the gateway's keys and tokens are not among it.
@@ -125,24 +124,8 @@ class ProcessEngine:
             ending.cancel()
         return told(end, self._files.tail())
 
-    async def logs(self, follow: bool) -> AsyncIterator[bytes]:
-        with self._files.log.open("rb") as file:
-            part = b""
-            while True:
-                if line := file.readline():
-                    part += line
-                    if part.endswith(b"\n"):
-                        yield part
-                        part = b""
-                    continue
-                if not follow:
-                    break
-                # It was cut off to stay within its size.
-                if file.tell() > os.fstat(file.fileno()).st_size:
-                    file.seek(0)
-                await asyncio.sleep(FOLLOW_S)
-            if part:
-                yield part
+    def logs(self, follow: bool) -> AsyncIterator[bytes]:
+        return self._files.text(follow)
 
     def _model(self) -> Path:
         entry = self.spec.entry
@@ -281,7 +264,10 @@ class ProcessHost:
         records = [r for p in self._place.folder.glob("*.json") if (r := read_record(p))]
         known = {record.process for record in records if record.fingerprint in keep}
         named = {record.process: record.name for record in records}
-        strangers = ({*named, *pids.marked(self._place.mark)}) - known
+        # What an engine has started itself belongs to it.
+        kept = {process.pid for process in known if process.alive}
+        marked = {p for p in pids.marked(self._place.mark) if pids.session_of(p.pid) not in kept}
+        strangers = {*named, *marked} - known
         grace = self._place.grace_s
         alive = [process for process in strangers if process.alive]
         await asyncio.gather(*(end_process(process, grace) for process in alive))

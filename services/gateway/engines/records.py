@@ -1,7 +1,9 @@
 """What an engine's process leaves in the gateway's folder: a record of it, and its log."""
 
+import asyncio
 import json
 import os
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from services.gateway.engines.pids import Process
 LOOPBACK = "127.0.0.1"
 TAIL_BYTES = 65_536
 LOG_BYTES = 32 * 2**20
+BLOCK_BYTES = 65_536
+FOLLOW_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,51 @@ class Files:
             file.seek(max(0, size + start) if start else 0)
             return file.read(TAIL_BYTES).decode("utf-8", "replace").splitlines()
         return []
+
+    async def text(self, follow: bool) -> AsyncIterator[bytes]:
+        """The log in whole lines, many at a time; nothing, if it was never started. Followed, it
+        goes on with the next start's."""
+        file: IO[bytes] | None = None
+        part = b""
+        try:
+            while True:
+                file = file or self._opened()
+                if file is not None and (block := file.read(BLOCK_BYTES)):
+                    lines, end, part = (part + block).rpartition(b"\n")
+                    if end:
+                        yield lines + end
+                    # A long one must not hold up all that goes on beside it.
+                    await asyncio.sleep(0)
+                    continue
+                if not follow:
+                    break
+                if file is not None and self._replaced(file):
+                    if part:
+                        yield part + b"\n"
+                    file.close()
+                    file, part = None, b""
+                    continue
+                await asyncio.sleep(FOLLOW_S)
+            if part:
+                yield part
+        finally:
+            if file is not None:
+                file.close()
+
+    def _opened(self) -> IO[bytes] | None:
+        try:
+            return self.log.open("rb")
+        except FileNotFoundError:
+            return None
+
+    def _replaced(self, file: IO[bytes]) -> bool:
+        """Whether the engine was started anew since. What was emptied is read from its start."""
+        about = os.fstat(file.fileno())
+        if file.tell() > about.st_size:
+            file.seek(0)
+        with suppress(FileNotFoundError):
+            return self.log.stat().st_ino != about.st_ino
+        return False
 
     def shorten(self) -> None:
         """The engine appends, so that it goes on at the start of the emptied file."""

@@ -108,10 +108,8 @@ def test_every_container_of_every_preset_is_allowed_as_the_gateway_makes_it(
 ) -> None:
     api = APIClient(base_url=f"unix://{tmp_path}/none", version="1.44")
     preset = load_preset(name)
-    for keep_kv in (False, True):
-        place = ContainerPlace(
-            HOST, "key", Store(tmp_path), Hub("token", "https://h"), 0.9, keep_kv
-        )
+    for slots in (None, Path("/slots")):
+        place = ContainerPlace(HOST, "key", Store(tmp_path), Hub("token", "https://h"), 0.9, slots)
         for spec in catalogue(preset, load_manifest(), "balanced").engines.values():
             made = create_arguments(api, spec, spec.context, new_name(spec, HOST), place)
             call = read_call("POST", f"/containers/create?name={made.pop('name')}", HOST)
