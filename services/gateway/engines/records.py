@@ -101,12 +101,10 @@ class Files:
             return None
 
     def _replaced(self, file: IO[bytes]) -> bool:
-        """Whether the engine was started anew since. What was emptied is read from its start."""
-        about = os.fstat(file.fileno())
-        if file.tell() > about.st_size:
-            file.seek(0)
+        """Whether it was emptied, or the engine started anew, since it was opened."""
+        here = os.fstat(file.fileno())
         with suppress(FileNotFoundError):
-            return self.log.stat().st_ino != about.st_ino
+            return file.tell() > here.st_size or self.log.stat().st_ino != here.st_ino
         return False
 
     def shorten(self) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shlex
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest
 from services.gateway.engines import processes
 from services.gateway.engines.engine import LoadError
 from services.gateway.engines.processes import ProcessHost
-from tests.services.gateway.engines.bench import Bench, Phases, spec, until
+from tests.services.gateway.engines.bench import FAKE, Bench, Phases, spec, until
 
 
 @pytest.fixture
@@ -195,6 +196,36 @@ async def test_strangers_are_ended_also_without_a_record(bench: Bench, host: Pro
     assert [path.name for path in bench.folder.glob("*.json")] == ["a.json"]
 
 
+async def test_what_an_engine_has_started_itself_is_no_stranger(bench: Bench) -> None:
+    bench.model()
+    host = bench.host(command=behind_a_shell(bench))
+    await host.engine(spec()).start(2048, Phases())
+    assert len(bench.left_behind()) == 2
+    other = bench.host()
+    assert await other.remove_strangers([bench.record().fingerprint]) == []
+    assert await other.engine(spec()).find() is not None
+    await host.close()
+    await other.close()
+
+
+async def test_a_stranger_is_ended_whatever_started_it(bench: Bench) -> None:
+    bench.model()
+    host = bench.host(command=behind_a_shell(bench))
+    await host.engine(spec()).start(2048, Phases())
+    (bench.folder / "m.json").unlink()
+    assert len(await bench.host(grace_s=5.0).remove_strangers([])) == 2
+    assert bench.left_behind() == []
+    await host.close()
+
+
+def behind_a_shell(bench: Bench) -> tuple[str, ...]:
+    """A script that starts the engine and waits for it, instead of becoming it."""
+    script = bench.folder.parent / "llama-server.sh"
+    script.write_text(f'#!/bin/sh\n{shlex.join(FAKE)} "$@" &\nwait\n')
+    script.chmod(0o755)
+    return (str(script),)
+
+
 async def test_a_port_that_was_taken_meanwhile_is_exchanged(
     bench: Bench, host: ProcessHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,20 +247,6 @@ async def test_what_cannot_be_started_names_the_setting(bench: Bench) -> None:
         await host.engine(spec("other")).start(2048, Phases())
     with pytest.raises(LoadError, match=r"only llama\.cpp"):
         await host.engine(spec(engine="vllm")).start(2048, Phases())
-
-
-async def test_its_log_is_told_line_by_line_and_followed(bench: Bench, host: ProcessHost) -> None:
-    bench.model()
-    engine = host.engine(spec())
-    await engine.start(2048, Phases())
-    lines = [line async for line in engine.logs(follow=False)]
-    assert lines[0] == b"srv  llama_server: initializing ...\n"
-    following = engine.logs(follow=True)
-    for line in lines:
-        assert await anext(following) == line
-    await engine.stop()
-    assert b"cleaning up" in await anext(following)
-    await following.aclose()  # type: ignore[attr-defined]
 
 
 async def test_the_gateways_keys_do_not_reach_an_engine(
