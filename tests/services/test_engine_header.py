@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from models.gguf.header import Header, read_header
+from models.gguf.header import Header, read_header, Value
 from services.engine.memory import cache_bytes
 from services.engine.options import SMALL_MODEL_BYTES, choose_threads
 from tests.support.tiny_gguf import write_tiny_gguf
 
-DENSE: dict[str, int | float | bool | str] = {
+DENSE: dict[str, Value] = {
     "general.architecture": "qwen3",
     "qwen3.block_count": 28,
     "qwen3.embedding_length": 2_048,
