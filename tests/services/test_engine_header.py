@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from models.gguf.header import Header, read_header, Value
+from models.gguf.header import Header, Value, read_header
 from services.engine.memory import cache_bytes
 from services.engine.options import SMALL_MODEL_BYTES, choose_threads
 from tests.support.tiny_gguf import write_tiny_gguf
