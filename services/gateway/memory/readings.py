@@ -181,8 +181,22 @@ def _cgroup(root: Path, proc: Path) -> tuple[int | None, int | None]:
         # Version 1 says "no limit" with a number near 2**63: more than any machine has.
         if limit is not None and (tightest[0] is None or limit < tightest[0]):
             used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
-            tightest = (limit, used)
+            tightest = (limit, max(0, (used or 0) - _cached_files(folder)))
     return tightest
+
+
+def _cached_files(folder: Path) -> int:
+    """What a group holds of files only, and gives back when it is needed: the weights of a model
+    that has gone would else count as used for ever."""
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    words = (line.split() for line in lines)
+    told = {key: int(value) for key, value in words if value.isdigit()}
+    of_children = ("total_inactive_file", "total_active_file")
+    keys = of_children if of_children[0] in told else ("inactive_file", "active_file")
+    return sum(told.get(key, 0) for key in keys)
 
 
 def _groups(root: Path, proc: Path) -> list[Path]:

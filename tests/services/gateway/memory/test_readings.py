@@ -181,6 +181,26 @@ def test_a_lower_limit_of_a_group_counts(
 
 
 @linux
+@pytest.mark.parametrize(
+    "told",
+    [
+        "anon 524288000\ninactive_file 838860800\nactive_file 209715200\n",
+        "cache 1\ninactive_file 7\ntotal_inactive_file 1048576000\ntotal_active_file 0\n",
+    ],
+)
+def test_files_that_a_group_has_read_are_not_memory_that_it_lacks(
+    tmp_path: Path, told: str
+) -> None:
+    root = tmp_path / "cgroup"
+    root.mkdir()
+    (root / "memory.max").write_text(f"{4_000 * MIB}\n")
+    (root / "memory.current").write_text(f"{1_500 * MIB}\n")
+    (root / "memory.stat").write_text(told)
+    readings = SystemReadings(proc=proc(tmp_path / "proc"), cgroups=root)
+    assert readings.ram() == RamReading(4_000, 3_500)
+
+
+@linux
 @pytest.mark.parametrize("limit", ["max", "9223372036854771712"])
 def test_no_limit_is_none(tmp_path: Path, limit: str) -> None:
     root = tmp_path / "cgroup"
