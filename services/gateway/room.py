@@ -39,6 +39,7 @@ class MemoryRoom:
         self._learned = Learned(state / LEARNED_FILE)
         by_process = settings.engine_backend == "process"
         self._fit = FitParams.beside(settings.llama_server, state) if by_process else None
+        self._told: dict[str, Demand] = {}
 
     def configuration(self, read: Read) -> Configuration:
         """What `read` makes of the devices as they are. Reads headers of model files, and may ask
@@ -82,14 +83,16 @@ class MemoryRoom:
     def _asleep(self, spec: EngineSpec) -> Demand | None:
         return asleep_needs(spec, self._learned)
 
-    def _demand(self, spec: EngineSpec, context: int, told: Demand | None = None) -> Demand:
+    def _demand(self, spec: EngineSpec, context: int) -> Demand:
         path = self._store.path(spec.entry)
+        # It was asked for the configured context only.
+        told = self._told.get(spec.fingerprint) if context == spec.context else None
         return needs(spec, self._preset, context, path, self._learned, told)
 
     def _told_demand(self, spec: EngineSpec) -> Demand:
-        if self._fit is None or spec.entry.engine != "llama.cpp":
-            return self._demand(spec, spec.context)
-        visible = card_environment(spec, self._named)["CUDA_VISIBLE_DEVICES"]
-        path = self._store.path(spec.entry)
-        told = self._fit.told(spec, spec.context, path, visible)
-        return self._demand(spec, spec.context, told)
+        """Asks llama-fit-params, whose answer then counts at each load, too."""
+        if self._fit is not None and spec.entry.engine == "llama.cpp":
+            visible = card_environment(spec, self._named)["CUDA_VISIBLE_DEVICES"]
+            path = self._store.path(spec.entry)
+            self._told[spec.fingerprint] = self._fit.told(spec, spec.context, path, visible)
+        return self._demand(spec, spec.context)
