@@ -102,7 +102,9 @@ def progress_of(name: str, place: Place | None, owner: Owner) -> SwapProgress:
 
 
 def gauge(metrics: Metrics, status: TiersStatus) -> None:
-    """Set what Prometheus is told of the present."""
+    """Set what Prometheus is told of the present; engines that are no longer configured go."""
+    for known in (metrics.in_flight, metrics.queued, metrics.state, metrics.memory):
+        known.clear()
     for engine in status.engines:
         metrics.in_flight.labels(engine.name).set(engine.in_flight)
         metrics.queued.labels(engine.name).set(engine.queued)

@@ -80,6 +80,16 @@ async def test_a_reload_forgets_what_is_gone_and_was_not_running() -> None:
         assert [engine.name for engine in b.gate.status().engines] == ["two"]
 
 
+async def test_metrics_of_the_present_forget_what_is_gone() -> None:
+    async with bench() as b:
+        assert b'model="one",state="stopped"} 1.0' in b.metrics.exposition()
+        b.new = configuration(spec_of("two"))
+        await b.gate.reload()
+        told = b.metrics.exposition()
+        assert b'model="one",state=' not in told
+        assert b'model="two",state="stopped"} 1.0' in told
+
+
 async def test_a_configuration_that_is_wrong_changes_nothing() -> None:
     async with bench() as b:
         await b.gate.load(b.spec("one"))
