@@ -116,7 +116,7 @@ class Gate:
         found = await asyncio.gather(*(owner.adopt() for owner in owners))
         for owner, seen in zip(owners, found, strict=True):
             if seen is not None:
-                self._adopted(owner.spec.name, seen)
+                self._adopted(owner, seen)
             owner.open()
         # Only now is it known what of the devices' use is our own.
         self._reconfigure()
@@ -125,8 +125,10 @@ class Gate:
             if target.preload:
                 self._preload(target.name)
 
-    def _adopted(self, engine: str, seen: Demand) -> None:
-        self._decisions.tell(lambda s, now: s.adopt(engine, now, seen))
+    def _adopted(self, owner: Owner, seen: Demand) -> None:
+        spec = owner.spec
+        whole = running_context(spec, owner) >= spec.context
+        self._decisions.tell(lambda s, now: s.adopt(spec.name, now, seen, whole))
 
     def load_default(self) -> None:
         """Have the engine loaded that `default` means, unless one for chat is here already: an

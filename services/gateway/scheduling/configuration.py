@@ -52,7 +52,7 @@ def _replace(pool: Pool, engine: Record, target: Target, now: float) -> None:
     engine.removed = False
     if not restarts:
         return
-    engine.seen = engine.failure = engine.failed_until = None
+    engine.seen = engine.failure = engine.failed_until = engine.short_until = None
     engine.attempt, engine.deaths = 1, ()
     runs = engine.state not in ("stopped", "unloading", "asleep")
     if engine.state != "stopped":

@@ -147,4 +147,4 @@ class Pool:
         engine.held = plus(engine.need, engine.kept)
         engine.awaits = frozenset()
         engine.enter("loading", now)
-        self.effects.load(engine.name, engine.attempt)
+        self.effects.load(engine.name, 2 if engine.short(now) else 1)

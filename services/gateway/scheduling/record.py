@@ -13,6 +13,10 @@ NOTHING: dict[str, int] = {}
 # An engine that dies so often within so many seconds, without an answer in between, has failed.
 DEATHS = 3
 DEATHS_WITHIN_S = 60.0
+# A request that ended so shortly before a death was cut by it: its end is told first.
+CUT_WITHIN_S = 1.0
+# An engine that had memory for less context only is so long not tried with all of it.
+SHORT_S = 600.0
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +24,7 @@ class Record:
     """One engine. `held` is what it may hold of each device now, whatever its target says by now;
     `asleep` is what its last sleep holds. `seen` replaces the target's demand. `leave` is why what
     runs has to go, although nobody needs its room. `awaits` are engines whose memory has to be free
-    before it is tried again."""
+    before it is tried again. Until `short_until` it is started with the smaller context at once."""
 
     target: Target
     state: State = "stopped"
@@ -36,6 +40,7 @@ class Record:
     asleep: Demand = field(default_factory=dict)
     aborting: bool = False
     attempt: int = 1
+    short_until: float | None = None
     awaits: frozenset[str] = frozenset()
     leave: Literal["asked", "reload"] | None = None
     ready_at: float = 0.0
@@ -44,6 +49,7 @@ class Record:
     failure: Failure | None = None
     failed_until: float | None = None
     deaths: tuple[float, ...] = ()
+    answered_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -113,6 +119,10 @@ class Record:
         self.state = state
         self.since = now
 
+    def short(self, now: float) -> bool:
+        """Whether its load is one with a smaller context."""
+        return self.attempt > 1 or (self.short_until is not None and now < self.short_until)
+
     def stop(self, now: float) -> None:
         """Nothing of it is left. Requests that it still had end by themselves."""
         self.enter("stopped", now)
@@ -124,6 +134,9 @@ class Record:
     def die(self, failure: Failure, now: float) -> bool:
         """Remember that it died; True: too often."""
         self.failure = failure
+        answered, self.answered_at = self.answered_at, None
+        if answered is not None and now - answered > CUT_WITHIN_S:
+            self.deaths = ()
         self.deaths = (*(t for t in self.deaths if now - t < DEATHS_WITHIN_S), now)
         return len(self.deaths) >= DEATHS
 

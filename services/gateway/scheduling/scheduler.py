@@ -7,7 +7,7 @@ from services.gateway.scheduling import configuration, refusals
 from services.gateway.scheduling.amounts import capped
 from services.gateway.scheduling.deadlines import next_deadline
 from services.gateway.scheduling.pool import Pool
-from services.gateway.scheduling.record import Record
+from services.gateway.scheduling.record import SHORT_S, Record
 from services.gateway.scheduling.settling import grant, settle
 from services.gateway.scheduling.types import (
     Demand,
@@ -77,8 +77,7 @@ class Scheduler:
         if engine is None or engine.granted.pop(ticket_id, None) is None:
             # Its engine died under it; the one of that name that runs now never had it.
             return
-        engine.used_at = now
-        engine.deaths = ()
+        engine.used_at = engine.answered_at = now
         engine.pace_s += PACE * (now - waiter.granted_at - engine.pace_s)
         if pool.waiting or engine.state != "ready":
             settle(pool, now)
@@ -103,10 +102,14 @@ class Scheduler:
         if (record := self._at(engine, now)) is None or record.state != "loading":
             return
         pool = self._pool
+        # It was decided by what was known when the load began.
+        whole = not record.short(record.since)
+        if record.attempt > 1:
+            record.short_until = now + SHORT_S
         record.aborting = False
         record.attempt = 1
         record.failure = record.failed_until = None
-        self._open(record, now, demand)
+        self._open(record, now, demand, whole)
         if record.leave is None:
             pool.unask(record)
         settle(pool, now)
@@ -164,11 +167,13 @@ class Scheduler:
                 self._mourn(record, failure, now)
             settle(self._pool, now)
 
-    def adopt(self, engine: str, now: float, demand: Demand | None = None) -> None:
-        """It was found running, before any request."""
+    def adopt(
+        self, engine: str, now: float, demand: Demand | None = None, whole: bool = True
+    ) -> None:
+        """It was found running, before any request; not `whole`: with a smaller context."""
         record = self._at(engine, now)
         if record is not None and record.state == "stopped":
-            self._open(record, now, demand)
+            self._open(record, now, demand, whole)
             self._pool.unask(record)
             settle(self._pool, now)
 
@@ -270,12 +275,16 @@ class Scheduler:
             return refusals.queue_full(engine.name, pool.limits, pool.patience(engine))
         return None
 
-    def _open(self, engine: Record, now: float, demand: Demand | None) -> None:
+    def _open(self, engine: Record, now: float, demand: Demand | None, whole: bool) -> None:
         if engine.leave is None:
             # Else it is of an older configuration, and tells nothing of the one that it has now.
+            taken = engine.demand
             if demand is not None:
-                engine.seen = {**engine.target.demand, **capped(demand, self._pool.budget)}
-            engine.held = dict(engine.demand)
+                taken = {**engine.target.demand, **capped(demand, self._pool.budget)}
+            if whole and demand is not None:
+                # What it took with less context is not what it will need with all of it.
+                engine.seen = taken
+            engine.held = dict(taken)
         engine.enter("ready", now)
         engine.ready_at = engine.used_at = now
 

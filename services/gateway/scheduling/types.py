@@ -99,7 +99,8 @@ class Effects(Protocol):
     returns."""
 
     def load(self, engine: str, attempt: int) -> None:
-        """Start it, or wake it. `attempt` 2: memory was short, take a smaller context."""
+        """Start it, or wake it. `attempt` 2: memory was short, now or lately; take a smaller
+        context."""
 
     def abort_load(self, engine: str) -> None:
         """End a load that nobody waits for; `load_failed` with kind `aborted` follows, or `loaded`

@@ -86,6 +86,39 @@ def test_when_memory_runs_out_twice_all_who_wait_are_refused() -> None:
     assert stage.submit(2, "new") == ["load new"], "the next time it begins anew"
 
 
+def test_what_had_memory_for_less_only_is_not_tried_with_all_again_for_a_while() -> None:
+    stage = Stage(engine("short"), engine("other"))
+    stage.submit(1, "short")
+    stage.load_failed("short", failure("out_of_memory"))
+    stage.loaded("short", {"card0": 6})
+    assert stage.view("short").reserved == {"card0": 6}
+    stage.finish(1)
+    stage.submit(2, "other")
+    assert stage.unloaded("short") == ["load other"]
+    stage.load_failed("other", failure())
+    assert stage.submit(3, "short") == ["load short attempt 2"]
+    assert stage.view("short").reserved == {"card0": 10}, "less was seen, of less"
+    stage.loaded("short", {"card0": 6})
+    stage.finish(3)
+    stage.ask_unload("short")
+    stage.unloaded("short")
+    stage.wait(600)
+    assert stage.submit(4, "short") == ["load short"]
+
+
+def test_what_was_short_and_has_no_memory_even_for_less_is_tried_a_second_time() -> None:
+    stage = Stage(engine("short"))
+    stage.submit(1, "short")
+    stage.load_failed("short", failure("out_of_memory"))
+    stage.loaded("short")
+    stage.finish(1)
+    stage.ask_unload("short")
+    stage.unloaded("short")
+    assert stage.submit(2, "short") == ["load short attempt 2"]
+    assert stage.load_failed("short", failure("out_of_memory")) == ["load short attempt 2"]
+    assert stage.load_failed("short", failure("out_of_memory")) == ["refuse 2 503 engine_failed"]
+
+
 def test_the_second_attempt_is_forgotten_when_nobody_waits_for_it() -> None:
     stage = Stage(engine("idle", 5), engine("new", 5))
     stage.load("idle")
@@ -147,7 +180,23 @@ def test_deaths_with_an_answer_in_between_or_a_minute_apart_do_not_add_up() -> N
     for id in (5, 6, 7, 8):
         assert stage.loaded("fast") == [f"grant {2 * id - 5}"]
         stage.finish(2 * id - 5)
+        stage.wait(2)
         assert stage.died("fast") == ["load fast"]
+
+
+def test_a_request_that_was_cut_by_a_death_was_no_answer_though_its_end_is_told_first() -> None:
+    stage = Stage(engine("fast"))
+    for id in (1, 2):
+        stage.submit(id, "fast")
+        stage.loaded("fast")
+        stage.wait(10)
+        stage.finish(id)
+        assert stage.died("fast") == []
+    for id in (3, 4, 5):
+        stage.submit(id, "fast")
+    stage.loaded("fast")
+    stage.finish(3)
+    assert stage.died("fast") == ["refuse 5 503 engine_died"]
 
 
 def test_a_hung_engine_is_ended_though_requests_are_in_flight() -> None:
