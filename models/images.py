@@ -1,5 +1,6 @@
 """The images of services/images.yaml, and which of them a host's engines are."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ DEFAULTS: Mapping[EngineImage, str] = {
     "vllm": "vllm-cuda",
     "tei": "tei-cpu",
 }
+# As Compose writes that a setting comes first: ${NAME:-image}.
+SET = re.compile(r"\$\{[A-Z_]+:-(.*)\}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def listed_images(page: Path = PAGE) -> Mapping[str, ListedImage]:
             "bad_images_page", f"{page} is no list of images: {error}.", "Restore that file."
         ) from error
     return {
-        name: ListedImage(entry["image"], "deploy" in entry) for name, entry in services.items()
+        name: ListedImage(SET.sub(r"\1", entry["image"]), "deploy" in entry)
+        for name, entry in services.items()
     }
 
 

@@ -5,25 +5,22 @@ No two secrets are the same."""
 from collections.abc import Callable, Iterator
 from itertools import chain, combinations, count
 
-import yaml
-
 from cli.host.answers import PROFILES, Answers
 from cli.host.plan import plan, values
 from contracts.manifest import Tier
 from contracts.preset import TIERS
 from contracts.settings import REPOSITORY
+from models import images
 from models.manifest import load_preset, preset_names
 
 BRAIN = REPOSITORY / "docker-compose.gpu.yml"
 HANDS = REPOSITORY / "docker-compose.workstation.yml"
-IMAGES = REPOSITORY / "services/images.yaml"
 LAN_IP, LOOPBACK = "192.0.2.10", "127.0.0.1"
 BESIDE = ("embeddings", "rerank")
 
 
 def listed_images() -> dict[str, str]:
-    services = yaml.safe_load(IMAGES.read_text("utf-8"))["services"]
-    return {name: entry["image"] for name, entry in services.items()}
+    return {name: entry.name for name, entry in images.listed_images().items()}
 
 
 def presets() -> list[str]:

@@ -41,6 +41,14 @@ def test_the_brain_keeps_the_rules_with_every_preset_and_profile(
     assert stopped == fetched, "Compose fetches the engines' images, and starts none"
 
 
+def test_an_engine_s_image_that_is_named_is_the_one_that_is_fetched(tmp_path: Path) -> None:
+    named = {"LLAMACPP_IMAGE": "own/llama:1", "VLLM_IMAGE": "own/vllm:2", "TEI_IMAGE": "own/tei:3"}
+    profiles = {"COMPOSE_PROFILES": "llamacpp,vllm,embeddings"}
+    config = render(stacks.BRAIN, stacks.brain("2x3060") | named | profiles, tmp_path)
+    fetched = {config["services"][kind]["image"] for kind in ("llamacpp", "vllm", "tei")}
+    assert fetched == set(named.values())
+
+
 def test_the_gateway_alone_is_published_and_the_broker_has_no_network(tmp_path: Path) -> None:
     config = render(stacks.BRAIN, stacks.brain("2x3060"), tmp_path)
     services = config["services"]

@@ -11,9 +11,10 @@ import yaml
 from contracts import settings_table
 from contracts.deployment import Deployment
 from contracts.settings import REPOSITORY
+from models.images import PAGE
 from tests.compose import stacks
 
-FILES = (stacks.BRAIN, stacks.HANDS, stacks.IMAGES)
+FILES = (stacks.BRAIN, stacks.HANDS, PAGE)
 NAME = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
 DEFAULT = re.compile(r"\$\{([A-Z0-9_]+):-([^${}]+)\}")
 FIELDS = {name.upper(): field for name, field in settings_table.fields().items()}
