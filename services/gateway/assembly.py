@@ -28,6 +28,7 @@ from services.gateway.wake import SleepAfterIdle, sleep_command
 LOG = logging.getLogger(__name__)
 LOCK_FILE = "lock"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+MEASURE_S = 10.0
 
 
 class Signals:
@@ -47,7 +48,7 @@ async def serve(read: Read) -> None:
     DRAIN_TIMEOUT_S; a second signal ends that wait. Raises SettingsError, Unavailable."""
     settings, common = read.settings, load_settings()
     state = settings.gateway_state_dir or common.state_dir / "gateway"
-    chores = _chores(settings)
+    chores = _chores(settings, measured=bool(read.preset.cards))
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(state))
         room = MemoryRoom(read, common, state)
@@ -126,7 +127,9 @@ async def _remove_strangers(read: Read, host: EngineHost) -> None:
         LOG.info("engines of another configuration removed", extra={"engines": strangers})
 
 
-def _chores(settings: GatewaySettings) -> Callable[[Gate], Iterator[Coroutine[Any, Any, None]]]:
+def _chores(
+    settings: GatewaySettings, *, measured: bool
+) -> Callable[[Gate], Iterator[Coroutine[Any, Any, None]]]:
     """What goes on beside requests. Raises SettingsError before anything is started."""
     sleep_s = settings.brain_sleep_after_s
     words = sleep_command(settings.brain_sleep_command) if sleep_s else ()
@@ -136,8 +139,16 @@ def _chores(settings: GatewaySettings) -> Callable[[Gate], Iterator[Coroutine[An
             yield Health(gate, settings.gateway_canary_s, settings.gateway_canary_timeout_s).run()
         if sleep_s:
             yield SleepAfterIdle(words, sleep_s, gate).run()
+        if measured:
+            yield _measure(gate)
 
     return of
+
+
+async def _measure(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(MEASURE_S)
+        await gate.measure()
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class Gate:
         self._ends: Counter[str] = Counter()
         self._tell_watchers = Coalesced(self._progress)
         self._reloading = asyncio.Lock()
+        self._measured: Demand = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._taking = False
         self.on_wanted: Callable[[str], None] = lambda engine: None
@@ -302,6 +303,21 @@ class Gate:
         told = self._configuration
         budget = self._budget_of(reserved(self._decisions.scheduler.views()))
         self._decisions.tell(lambda s, now: s.reconfigure(told.targets, budget, told.limits, now))
+
+    async def measure(self) -> None:
+        """Ask the devices again what there is for engines: other programs come and go. What they
+        take can only be told where no engine of ours is; less than before counts when it is seen
+        twice, as what has just ended gives its memory back a moment later."""
+        before = reserved(self._decisions.scheduler.views())
+        seen = await asyncio.to_thread(self._budget_of, before)
+        after, known = reserved(self._decisions.scheduler.views()), self._decisions.scheduler.budget
+        told = {d: mib for d, mib in seen.items() if not before.get(d) and not after.get(d)}
+        steady = {d: max(mib, self._measured.get(d, known.get(d, 0))) for d, mib in told.items()}
+        self._measured = told
+        budget = {**known, **steady}
+        if budget != known:
+            LOG.info("memory for engines has changed", extra={"budget_mib": budget})
+            self._decisions.tell(lambda s, now: s.measured(budget, now))
 
     def _forget(self, engine: str) -> None:
         """The owner of an engine that is no longer configured ends once it has nothing to own."""

@@ -240,6 +240,12 @@ class Scheduler:
         configuration.change(pool, targets, now)
         settle(pool, now)
 
+    def measured(self, budget: Demand, now: float) -> None:
+        """The devices have more or less for engines than before."""
+        self._pool.now = now
+        self._pool.budget = dict(budget)
+        settle(self._pool, now)
+
     # Time, and what can be seen
 
     def tick(self, now: float) -> None:

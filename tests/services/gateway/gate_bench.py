@@ -34,12 +34,13 @@ def configuration(*specs: EngineSpec, limits: Limits | None = None) -> Configura
 
 
 class Bench:
-    """`engines` by name; `new` is what a reload reads."""
+    """`engines` by name; `new` is what a reload reads; `budget` what the devices tell."""
 
     def __init__(self, told: Configuration) -> None:
         self.engines: dict[str, ScriptedEngine] = {}
         self.found: dict[str, Running] = {}
         self.metrics = Metrics()
+        self.budget = {"ram": ROOM_MIB}
         self.new: Configuration | Exception = told
         self.gate = Gate(
             told,
@@ -48,7 +49,7 @@ class Bench:
             devices=lambda reserved: (),
             scheduler_of=lambda c, e: Scheduler(e, c.targets, c.budget, c.limits),
             reread=self._reread,
-            budget_of=lambda held: {"ram": ROOM_MIB},
+            budget_of=lambda held: dict(self.budget),
             metrics=self.metrics,
         )
 
