@@ -16,6 +16,11 @@ from orchestrator.assembly import Orchestrator
 
 TIMEOUT = httpx2.Timeout(connect=5, read=None, write=30, pool=None)
 CLIENT_GONE = 499
+# What the brain's gateway is asked by, and what it tells beside an answer.
+ASKED = ("x-request-id", "x-variet-progress", "x-variet-priority")
+TOLD = ("retry-after", "x-request-id", "x-variet-model", "x-variet-queue-ms")
+ERROR = b'data: {"error":'
+ERROR_TAIL = 8_192
 
 
 async def pass_through(
@@ -27,6 +32,7 @@ async def pass_through(
     name = engine.tiers.get(model, model)
     raw = await request.body() if name == model else orjson.dumps(body | {"model": name})
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    headers |= {name: request.headers[name] for name in ASKED if name in request.headers}
     if engine.key:
         headers["authorization"] = f"Bearer {engine.key}"
     forwarded = whole.http.build_request(
@@ -40,6 +46,7 @@ async def pass_through(
             await answer.aclose()
             raise _wrong_key(engine.url, answer.status_code)
         kind = {"content-type": answer.headers.get("content-type", "application/json")}
+        kind |= {name: answer.headers[name] for name in TOLD if name in answer.headers}
         if kind["content-type"].startswith("text/event-stream"):
             return StreamingResponse(_events(answer), answer.status_code, kind)
         whole_body = await while_connected(request, answer.aread())
@@ -57,18 +64,20 @@ async def pass_through(
 
 async def _events(answer: httpx2.Response) -> AsyncIterator[bytes]:
     """The engine's stream; one that ends without `[DONE]`, as a killed engine's does, gets an
-    error as its last event."""
+    error as its last event, unless it ends with one."""
     tail = b""
     reason = "it ended without [DONE]"
     try:
         async for chunk in answer.aiter_raw():
-            tail = (tail + chunk)[-TAIL:]
+            tail = (tail + chunk)[-ERROR_TAIL:]
             yield chunk
     except httpx2.HTTPError as error:
         reason = type(error).__name__
     finally:
         await answer.aclose()
-    if DONE not in tail:
+    if DONE in tail[-TAIL:]:
+        return
+    if not tail.rstrip().rpartition(b"\n")[2].startswith(ERROR):
         broken: VarietError = EngineError(
             "engine_truncated", f"The engine broke off: {reason}.", "Ask again."
         )

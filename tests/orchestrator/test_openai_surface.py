@@ -11,6 +11,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from tests.services.gateway.front.byte_engine import ByteEngine, Got, Pipe
 from tests.support.empty_index import EmptyIndex
 from tests.support.hands import Hands, hands
 from tests.support.probe_tools import Probe
@@ -241,6 +242,37 @@ async def test_an_error_of_the_engine_passes_through_with_its_status(
         await client.chat.completions.create(model="deep", messages=hello)
     with pytest.raises(openai.RateLimitError):
         await client.chat.completions.create(model="deep", messages=hello, stream=True)
+
+
+async def test_what_the_gateway_is_asked_and_tells_beside_an_answer_passes_through(
+    tmp_path: Path, probe: Probe
+) -> None:
+    async def answer(_: Got, pipe: Pipe) -> None:
+        refusal = b'{"error": {"message": "the queue is full"}}'
+        await pipe.whole(refusal, 429, extra="Retry-After: 7\r\nX-Variet-Model: small\r\n")
+
+    asked = {"x-request-id": "mine-1", "x-variet-progress": "1", "x-variet-priority": "background"}
+    body = {"model": "fast", "messages": [{"role": "user", "content": "hi"}]}
+    async with (
+        ByteEngine(answer) as gateway,
+        hands(f"{gateway.url}/v1", tmp_path, probe.server) as variet,
+    ):
+        told = await variet.client.post("/v1/chat/completions", json=body, headers=asked)
+        assert told.status_code == 429
+        assert (told.headers["retry-after"], told.headers["x-variet-model"]) == ("7", "small")
+        assert any(asked.items() <= got.headers.items() for got in gateway.got)
+        await variet.client.post("/v1/chat/completions", json=body)
+        assert not asked.keys() & gateway.got[-1].headers.keys()
+
+
+async def test_a_tier_s_own_error_event_stays_the_last_one(
+    variet: Hands, engine: ScriptedEngine
+) -> None:
+    engine.script({"error_event": {"message": "out of memory", "code": "engine_broke_off"}})
+    body = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    answer = await variet.client.post("/v1/chat/completions", json=body)
+    assert answer.text.count('"error"') == 1
+    assert "engine_broke_off" in answer.text
 
 
 @pytest.mark.parametrize("fault", ["eof", "reset", "close"])
