@@ -36,8 +36,10 @@ LEVELS = {1: 4, 32: 32, 128: 128}  # streams at once: streams per round
 MOST_MS = {1: (50, 2.0), 32: (95, 6.0)}
 TIMES_LITELLM = 15.0
 PER_CPU = {"gateway": 3_000, "LiteLLM": 150}  # requests whose processor time is taken
+ANSWERS = 50  # asked for one after the other in each round
 CHUNKS = 20
 AT_ONCE = 8
+PACED_AT_ONCE = 32
 LONG = 500  # chunks of an answer whose throughput is taken
 IDLE_MB = 80.0
 GROWTH_MB = 2.0
@@ -70,13 +72,33 @@ def _measure() -> list[Row]:
             sides.append(theirs)
             rows[0] = at_most("idle memory", "MB", rows[0].value, IDLE_MB, _rss(theirs))
         for side in sides:  # its first requests are not what is measured
-            asking.ask(side, stream=True, chunks=CHUNKS, pace=0, at_once=4, requests=40)
+            for stream in (True, False):
+                asking.ask(side, stream=stream, chunks=CHUNKS, pace=0, at_once=4, requests=40)
+        rows += _answers(asking, sides)
         for at_once, requests in LEVELS.items():
             rows += _streams(asking, sides, at_once, requests)
         rows += _per_cpu(asking, sides)
         rows += _throughput(asking, sides)
         rows += _growth(asking, ours)
         return rows + _swaps(ours, folder)
+
+
+def _answers(asking: Asker, sides: Sequence[Side]) -> list[Row]:
+    """Whole answers as JSON, one after the other: how much later than from the engine itself."""
+    totals: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(ROUNDS):
+        for side in sides:
+            figures = asking.ask(
+                side, stream=False, chunks=CHUNKS, pace=0, at_once=1, requests=ANSWERS
+            )
+            totals[side.name] += figures["total_ms"]
+    most = {50: MOST_MS[1][1]}
+    return [
+        _added(
+            f"added to a whole answer, p{percent}, 1 at once", totals, percent, most.get(percent)
+        )
+        for percent in (50, 95, 99)
+    ]
 
 
 def _streams(asking: Asker, sides: Sequence[Side], at_once: int, requests: int) -> list[Row]:
@@ -99,7 +121,9 @@ def _streams(asking: Asker, sides: Sequence[Side], at_once: int, requests: int) 
         rows.append(
             _added(f"added per chunk, p{percent}, {at_once} streams", chunks, percent, most)
         )
-    rows.append(_added(f"added to the first token, p50, {at_once} streams", firsts, 50, None))
+    for percent in (50, 95):
+        name = f"added to the first token, p{percent}, {at_once} streams"
+        rows.append(_added(name, firsts, percent, None))
     return rows
 
 
@@ -113,16 +137,23 @@ def _added(name: str, found: dict[str, list[float]], percent: int, most: float |
 
 
 def _per_cpu(asking: Asker, sides: Sequence[Side]) -> list[Row]:
+    """Without a pace an engine's chunks come many at once, which whoever passes on bytes hardly
+    notices; with one, each comes alone, as from a model."""
     rows = []
-    for kind, stream in (("as JSON", False), (f"of {CHUNKS} chunks", True)):
+    kinds = (
+        ("as JSON", False, 0, AT_ONCE, 1),
+        (f"of {CHUNKS} chunks", True, 0, AT_ONCE, 2),
+        (f"of {CHUNKS} chunks at {PACE} a second", True, PACE, PACED_AT_ONCE, 3),
+    )
+    for kind, stream, pace, at_once, share in kinds:
         found: dict[str, float | None] = {}
         for side in sides:
             if side.process is None:
                 continue
-            requests = PER_CPU[side.name] // (2 if stream else 1)
+            requests = PER_CPU[side.name] // share
             before = side.process.cpu_s()
             asking.ask(
-                side, stream=stream, chunks=CHUNKS, pace=0, at_once=AT_ONCE, requests=requests
+                side, stream=stream, chunks=CHUNKS, pace=pace, at_once=at_once, requests=requests
             )
             after = side.process.cpu_s()
             if before is not None and after is not None:
