@@ -15,7 +15,7 @@ from services.gateway.configuration import Configuration
 from services.gateway.decisions import Decisions
 from services.gateway.deeds import Deeds, refused
 from services.gateway.engines.engine import Engine
-from services.gateway.gate import Lease, OnProgress, Upstream
+from services.gateway.gate import Lease, OnProgress, Refused, Upstream
 from services.gateway.metrics import Metrics
 from services.gateway.owners import Owner, Room, fault
 from services.gateway.scheduling.scheduler import Scheduler
@@ -160,6 +160,9 @@ class Gate:
         request_id: str = "",
         on_progress: OnProgress | None = None,
     ) -> Lease:
+        owner = self.owners.get(spec.name)
+        if owner is not None and owner.running is None and (lack := owner.engine.lacks()):
+            raise Refused(503, lack.code, lack.message, lack.remedy)
         waiting = self._waiting.admit(spec.name, priority, request_id, on_progress)
         number = waiting.ticket.id
         self.last_activity = waiting.since

@@ -41,7 +41,7 @@ from services.gateway.engines.container_body import (
     new_name,
 )
 from services.gateway.engines.docker_calls import DockerCalls, Ended
-from services.gateway.engines.engine import Engine, LoadError, OnPhase, Running
+from services.gateway.engines.engine import Engine, LoadError, OnPhase, Running, lacking_file
 from services.gateway.engines.readiness import End, answers, told, until_ready
 from services.gateway.engines.unbroken import unbroken
 from services.gateway.engines.vllm_sleep import put_to_sleep, sleeps, wake_up
@@ -101,6 +101,10 @@ class ContainerEngine:
         self._keeps = False
         self._last: list[str] = []
 
+    def lacks(self) -> LoadError | None:
+        fetched = self.spec.entry.source.is_web and kind_of(self.spec) == "llamacpp"
+        return lacking_file(self.spec, self._place.store) if fetched else None
+
     async def find(self) -> Running | None:
         adopted: Running | None = None
         for container in await self._docker.found(self.spec.name):
@@ -114,14 +118,15 @@ class ContainerEngine:
     async def start(self, context: int, on_phase: OnPhase) -> Running:
         await self.stop()
         try:
-            running = self._running = await self._start(context, on_phase)
+            running = await self._start(context, on_phase)
+            await slots.restore(self._slots(running), self._docker.calls)
         except BaseException as error:
             # boundary: also cancelled, a start leaves nothing behind
             await unbroken(self.stop())
             if isinstance(error, DockerException):
                 raise self._refused(error) from error
             raise
-        await slots.restore(self._slots(running), self._docker.calls)
+        self._running = running
         return running
 
     async def stop(self) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from contracts.errors import EngineError
+from models.store import Store
 from services.gateway.catalogue import EngineSpec
 from services.gateway.scheduling.types import FailureKind
 
@@ -33,12 +34,28 @@ class LoadError(EngineError):
         self.kind = kind
 
 
+def lacking_file(spec: EngineSpec, store: Store) -> LoadError | None:
+    """That a model's single file is not here."""
+    path = store.path(spec.entry)
+    if path is None or path.is_file():
+        return None
+    return LoadError(
+        "refused",
+        "model_missing",
+        f"{spec.name}: there is no file {path}.",
+        f"variet models pull {spec.entry.id}",
+    )
+
+
 class Engine(Protocol):
     """One engine of the catalogue. Whoever owns it makes one call at a time, but for `logs`.
 
     A cancelled `start` or `wake` leaves nothing behind, and returns only when that is so."""
 
     spec: EngineSpec
+
+    def lacks(self) -> LoadError | None:
+        """Why it cannot even be tried: nobody has to go for what has no file. At once."""
 
     async def find(self) -> Running | None:
         """The engine that an earlier gateway left behind, if it runs, answers and was started with

@@ -19,7 +19,7 @@ from services.gateway.catalogue import EngineSpec
 from services.gateway.engines import pids, slots
 from services.gateway.engines.calls import EngineCalls
 from services.gateway.engines.commands import card_environment, llama_server
-from services.gateway.engines.engine import Engine, LoadError, OnPhase, Running
+from services.gateway.engines.engine import Engine, LoadError, OnPhase, Running, lacking_file
 from services.gateway.engines.readiness import End, answers, told, until_ready
 from services.gateway.engines.records import LOOPBACK, Files, Record, read_record
 from services.gateway.engines.unbroken import unbroken
@@ -83,11 +83,11 @@ class ProcessEngine:
         model = self._model()
         try:
             record = await self._start(model, context, on_phase)
+            await slots.restore(self._slots(record), self._place.calls)
         except BaseException:
             # boundary: also cancelled, a start leaves nothing behind
             await unbroken(self._discard())
             raise
-        await slots.restore(self._slots(record), self._place.calls)
         return self._as_running(record)
 
     async def stop(self) -> None:
@@ -127,23 +127,21 @@ class ProcessEngine:
     def logs(self, follow: bool) -> AsyncIterator[bytes]:
         return self._files.text(follow)
 
-    def _model(self) -> Path:
+    def lacks(self) -> LoadError | None:
         entry = self.spec.entry
-        path = self._place.store.path(entry) if entry.engine == "llama.cpp" else None
-        if path is None:
-            raise LoadError(
+        if entry.engine != "llama.cpp" or self._place.store.path(entry) is None:
+            return LoadError(
                 "refused",
                 "engine_needs_docker",
                 f"{self.spec.name} is {entry.engine}'s; without Docker only llama.cpp runs.",
                 "Set ENGINE_BACKEND=docker, or choose another model in the host's preset.",
             )
-        if not path.is_file():
-            raise LoadError(
-                "refused",
-                "model_missing",
-                f"{self.spec.name}: there is no file {path}.",
-                f"variet models pull {entry.id}",
-            )
+        return lacking_file(self.spec, self._place.store)
+
+    def _model(self) -> Path:
+        path = self._place.store.path(self.spec.entry)
+        if (error := self.lacks()) is not None or path is None:
+            raise error or AssertionError("what has no path lacks it")
         return path
 
     async def _start(self, model: Path, context: int, on_phase: OnPhase) -> Record:

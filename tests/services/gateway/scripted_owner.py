@@ -56,6 +56,9 @@ class ScriptedEngine:
         self.end = asyncio.get_running_loop().create_future()
         return Running("http://127.0.0.1:1", "key", context, "1", {"ram": 90})
 
+    def lacks(self) -> LoadError | None:
+        return None
+
     async def find(self) -> Running | None:
         return self.found
 

@@ -161,3 +161,17 @@ async def test_what_can_never_fit_is_refused_with_needed_and_free(tmp_path: Path
         assert "100" in answer.error["message"]
         assert "50" in answer.error["message"]
         assert brain.events("start") == []
+
+
+async def test_nobody_goes_for_a_model_whose_file_is_not_here(tmp_path: Path) -> None:
+    brain = Brain(tmp_path, settings=ALONE)
+    async with running(brain) as (_, client):
+        assert (await client.chat("fast")).status == 200
+        file = brain.model_file("deep")
+        away = file.rename(file.with_suffix(".away"))
+        answer = await client.chat("deep")
+        assert (answer.status, answer.error["code"]) == (503, "model_missing")
+        assert "variet models pull deep-model" in answer.error["remedy"]
+        assert (await client.tiers())["fast-model"]["state"] == "ready"
+        away.rename(file)
+        assert (await client.chat("deep")).status == 200

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.engines import processes
+from services.gateway.engines import processes, slots
 from services.gateway.engines.engine import LoadError
 from services.gateway.engines.processes import ProcessHost
 from tests.services.gateway.engines.bench import FAKE, Bench, Phases, spec, until
@@ -224,6 +224,27 @@ def behind_a_shell(bench: Bench) -> tuple[str, ...]:
     script.write_text(f'#!/bin/sh\n{shlex.join(FAKE)} "$@" &\nwait\n')
     script.chmod(0o755)
     return (str(script),)
+
+
+async def test_a_start_that_is_given_up_while_its_prompts_are_read_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = asyncio.Event()
+
+    async def restore(*_: object) -> None:
+        reading.set()
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(slots, "restore", restore)
+    bench.model()
+    host = bench.host(keep_kv=True)
+    starting = asyncio.create_task(host.engine(spec()).start(2048, Phases()))
+    await reading.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert bench.left_behind() == []
+    await host.close()
 
 
 async def test_a_port_that_was_taken_meanwhile_is_exchanged(
