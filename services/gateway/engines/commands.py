@@ -16,6 +16,9 @@ VLLM_PORT = 8000
 TEI_PORT = 8080
 # An input of embeddings has to fit into one physical batch, whose buffers grow with its square.
 POOLED_BATCH = 2_048
+# What OpenAI takes in one request; TEI by itself refuses more than 32 inputs, or 2 MB.
+TEI_INPUTS = 2_048
+TEI_BYTES = 64 * 2**20
 PARALLEL_FLAGS = ("--parallel", "-np")
 # No page for people; --no-ui is the newer name, which older builds do not know. At 4 ("trace") the
 # log tells the buffers, that is, what memory was really taken; texts of requests are not in it.
@@ -118,7 +121,8 @@ def text_embeddings(spec: EngineSpec, *, key: str, cache: str, hub: Hub) -> Laun
         "PORT": str(TEI_PORT),
         "HUGGINGFACE_HUB_CACHE": cache,
         "API_KEY": key,
-        "MAX_CLIENT_BATCH_SIZE": "128",
+        "MAX_CLIENT_BATCH_SIZE": str(TEI_INPUTS),
+        "PAYLOAD_LIMIT": str(TEI_BYTES),
         "MODEL_ID": spec.entry.source.repository or spec.entry.id,
         "REVISION": spec.entry.source.revision or "main",
         **hub.environment,
