@@ -30,6 +30,11 @@ LABELS = {
     f"{COMPOSE}depends_on": re.compile(r""),
     f"{COMPOSE}image": re.compile(r"[a-zA-Z0-9:._/@-]{0,256}"),
 }
+# Without the latter Compose sees no container of its own, and `down` leaves it.
+NEEDED = (
+    ENGINE_LABEL,
+    *(f"{COMPOSE}{name}" for name in ("service", "container-number", "oneoff", "config-hash")),
+)
 TMPFS_OPTION = re.compile(r"rw|noexec|nosuid|nodev|mode=[01]?[0-7]{3}|size=\d{1,12}[kmg]?")
 CARD = re.compile(r"\d{1,2}|GPU-[0-9a-f-]{8,64}")
 # Used where a request names no log, so that none grows without end.
@@ -89,8 +94,9 @@ def _labels(asked: dict[str, str], host: DockerHost) -> dict[str, str]:
     if asked.get(PROJECT_LABEL) != host.project:
         value = shown(asked.get(PROJECT_LABEL))
         raise Refusal(f"create: the label {PROJECT_LABEL}={value} has to be {host.project}")
-    if ENGINE_LABEL not in asked:
-        raise Refusal(f"create: the label {ENGINE_LABEL} is missing")
+    for name in NEEDED:
+        if name not in asked:
+            raise Refusal(f"create: the label {name} is missing")
     for name, value in asked.items():
         pattern = LABELS.get(name)
         if pattern is None or not pattern.fullmatch(value):

@@ -10,6 +10,7 @@ from tests.services.broker.conftest import Door
 from tests.services.broker.fake_docker import FakeDocker
 from tests.services.broker.safety import breaches
 
+NEEDED = LABELS.keys() - {"variet.fingerprint", "variet.context"}
 LEAST = {"Memory": 2**30, "NanoCpus": 10**9, "PidsLimit": 64}
 SAYS_NOTHING: dict[str, Any] = {
     "Binds": None,
@@ -49,7 +50,7 @@ async def test_an_engine_reaches_docker_as_it_was_asked_for(
 async def test_what_is_fixed_is_put_in_where_it_is_left_out(
     door: Door, docker: FakeDocker, kind: EngineImage
 ) -> None:
-    labels = {name: LABELS[name] for name in ("com.docker.compose.project", "variet.engine")}
+    labels = {name: LABELS[name] for name in NEEDED}
     asked = {"Image": HOST.images[kind], "Labels": labels, "HostConfig": LEAST}
     status, told = await door.create(asked)
     assert status == 201, told

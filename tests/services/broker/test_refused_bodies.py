@@ -170,7 +170,12 @@ TOP: list[tuple[str, Any]] = [
     ("Labels", LABELS | {"traefik.enable": "true"}),
     ("Labels", LABELS | {"variet.engine": ""}),
     ("Labels", LABELS | {"variet.context": "8192\n"}),
-    ("Labels", {"com.docker.compose.project": PROJECT}),
+    # By these `make down` finds it.
+    *(
+        ("Labels", {name: LABELS[name] for name in LABELS if name != missing})
+        for missing in LABELS
+        if missing not in ("variet.fingerprint", "variet.context")
+    ),
     ("Labels", ["com.docker.compose.project=variet-brain"]),
     ("Env", ["LD_PRELOAD=/models/x.so"]),
     ("Env", ["PATH=/models"]),
