@@ -137,6 +137,9 @@ def next_steps(outcome: Outcome, show_key: bool) -> Iterator[tuple[str, str]]:
         why = "Start the gateway; its llama-server comes with: brew install llama.cpp"
         yield f"{make} gateway", why
     else:
+        if FORMER.keys() & (outcome.before.keys() - outcome.after.keys()):
+            # Compose cannot make a network anew that their containers are still on.
+            yield f"{make} down", "End the engines of before the gateway, if they run"
         yield f"{make} up", _engines_fetch(outcome) or "Start the gateway"
         yield f"{make} smoke", "Try all that it promises"
     if not answers.hands_ip and not preset.native:

@@ -186,6 +186,10 @@ def test_what_became_of_a_line_that_went_is_told(
     assert "LLAMACPP_MODEL is gone (it was mine.gguf): a model is served as its preset says" in told
     assert "EMBED_PORT is gone (it was 8081): embeddings and reranking are at GATEWAY_PORT" in told
     assert not {"LLAMACPP_MODEL", "EMBED_PORT"} & values(here).keys()
+    steps = [line.split()[-1] for line in told.splitlines() if line.strip().startswith("make")]
+    assert steps[:2] == ["down", "up"], "what runs since before is ended first"
+    assert variet("init") == 0
+    assert "make down" not in capsys.readouterr().out
 
 
 def test_without_a_terminal_a_missing_answer_names_its_flag(
