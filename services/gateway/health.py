@@ -32,16 +32,18 @@ ASKED["classify"] = ASKED["chat"]
 
 @dataclass(slots=True)
 class _Probed:
-    """`at` is when it was last found well, or asked; `doubted`: the last canary gave way."""
+    """`at` is when it was last found well, or asked; `doubted`: the last canary gave way, or was
+    not answered by `silent`."""
 
     at: float
     doubted: bool = False
+    silent: Running | None = None
     canary: asyncio.Task[None] | None = None
 
 
 class Health:
     """Watches `gate`'s engines that are idle for `every_s`; one that has not answered within
-    `timeout_s` is reported as hung."""
+    `timeout_s`, or broke off twice, is reported as hung."""
 
     def __init__(self, gate: Gate, every_s: float, timeout_s: float) -> None:
         self._gate = gate
@@ -52,7 +54,9 @@ class Health:
 
     async def run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        # An engine may close a kept connection at the very moment of the next canary.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             try:
                 while True:
                     await asyncio.sleep(self._every_s / LOOKS_PER_PERIOD)
@@ -92,13 +96,28 @@ class Health:
             self._probed[name].canary = None
             self._gate.hung(name)
         except aiohttp.ClientError as error:
-            # It went, or its owner will see that it is gone.
-            LOG.info("canary was not answered", extra={"engine": name, "error": str(error)})
+            self._unanswered(name, standing, running, error)
         else:
+            self._probed[name].silent = None
             if status >= 500:
                 told = {"engine": name, "status": status}
                 LOG.warning("canary was answered with an error", extra=told)
         self._probed[name].canary = None
+
+    def _unanswered(
+        self, name: str, standing: Standing, running: Running, error: aiohttp.ClientError
+    ) -> None:
+        """It went, as its owner will have seen when it is looked at again; else it is there and
+        answers nobody."""
+        probed = self._probed[name]
+        known, probed.silent, probed.doubted = probed.silent, running, True
+        told = {"engine": name, "error": str(error)}
+        if known is not running or standing.owner.running is not running:
+            LOG.info("canary was not answered", extra=told)
+            return
+        LOG.error("engine answers nobody", extra=told)
+        probed.canary = None
+        self._gate.hung(name)
 
     async def _end(self) -> None:
         canaries = [p.canary for p in self._probed.values() if p.canary is not None]
