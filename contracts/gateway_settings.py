@@ -41,7 +41,7 @@ class GatewaySettings(BaseSettings):
     )
     models_dir: Path = Field(
         REPOSITORY / "models",
-        description="folder of manifest.yaml and hosts/",
+        description="folder of manifest.yaml and hosts/; `variet init` reads the repository's",
         json_schema_extra=BRAIN,
     )
     engine_backend: Literal["docker", "process"] = Field(
