@@ -21,8 +21,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 LEFT_OUT := $(addprefix --no-emit-package ,aiohappyeyeballs aiohttp aiosignal docker filelock frozenlist fsspec hf-xet huggingface-hub iniconfig multidict nvidia-ml-py propcache yarl \
 	markdown-it-py mdurl pluggy pygments pytest rich shellingham tqdm typer xllamacpp zstandard)
 PACKAGES := contracts models tools services orchestrator cli tests
-MOUNTED := services/postgres/databases.sql services/clickhouse/logs.xml services/searxng/settings.yml \
-	models models/manifest.yaml models/hosts $(wildcard models/hosts/*.yaml)
+MOUNTED := services/postgres/databases.sql services/clickhouse/logs.xml services/searxng/settings.yml
+CATALOGUE := models models/manifest.yaml models/hosts $(wildcard models/hosts/*.yaml)
 COMPOSE := docker compose --env-file $(ENV_FILE)
 export ASK
 export VARIET_ENV_FILE := $(ENV_FILE)
@@ -114,7 +114,7 @@ host:
 	@test -f $(ENV_FILE) || { echo "$(ENV_FILE) is missing: this host has no role yet." \
 	  "Give it one: make init" >&2; exit 1; }
 # Users inside containers read these, also from a checkout that is private to its owner.
-	@chmod a+rX $(MOUNTED) 2>/dev/null || :
+	@chmod a+rX $(MOUNTED) $(CATALOGUE) 2>/dev/null || :
 
 # `variet restore` leaves that file behind when it is killed, or cannot put back what was there.
 whole: host
