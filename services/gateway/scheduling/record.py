@@ -24,7 +24,8 @@ class Record:
     """One engine. `held` is what it may hold of each device now, whatever its target says by now;
     `asleep` is what its last sleep holds. `seen` replaces the target's demand. `leave` is why what
     runs has to go, although nobody needs its room. `awaits` are engines whose memory has to be free
-    before it is tried again. Until `short_until` it is started with the smaller context at once."""
+    before it is tried again. Until `short_until` it is started with the smaller context at once.
+    `answered_at` is when the first request since its load ended."""
 
     target: Target
     state: State = "stopped"
@@ -134,8 +135,7 @@ class Record:
     def die(self, failure: Failure, now: float) -> bool:
         """Remember that it died; True: too often."""
         self.failure = failure
-        answered, self.answered_at = self.answered_at, None
-        if answered is not None and now - answered > CUT_WITHIN_S:
+        if self.answered_at is not None and now - self.answered_at > CUT_WITHIN_S:
             self.deaths = ()
         self.deaths = (*(t for t in self.deaths if now - t < DEATHS_WITHIN_S), now)
         return len(self.deaths) >= DEATHS

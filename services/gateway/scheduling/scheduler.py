@@ -77,7 +77,9 @@ class Scheduler:
         if engine is None or engine.granted.pop(ticket_id, None) is None:
             # Its engine died under it; the one of that name that runs now never had it.
             return
-        engine.used_at = engine.answered_at = now
+        engine.used_at = now
+        if engine.answered_at is None:
+            engine.answered_at = now
         engine.pace_s += PACE * (now - waiter.granted_at - engine.pace_s)
         if pool.waiting or engine.state != "ready":
             settle(pool, now)
@@ -293,6 +295,7 @@ class Scheduler:
             engine.held = dict(taken)
         engine.enter("ready", now)
         engine.ready_at = engine.used_at = now
+        engine.answered_at = None
 
     def _stopped(self, engine: Record, now: float) -> None:
         engine.stop(now)

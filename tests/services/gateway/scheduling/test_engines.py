@@ -184,6 +184,20 @@ def test_deaths_with_an_answer_in_between_or_a_minute_apart_do_not_add_up() -> N
         assert stage.died("fast") == ["load fast"]
 
 
+def test_an_engine_that_is_busy_until_it_dies_has_answered() -> None:
+    stage = Stage(engine("fast"))
+    for id in range(10, 60, 10):
+        stage.submit(id, "fast")
+        stage.loaded("fast")
+        stage.wait(2)
+        stage.finish(id)
+        stage.submit(id + 1, "fast")
+        stage.wait(2)
+        stage.finish(id + 1)
+        assert stage.died("fast") == []
+    assert stage.submit(60, "fast") == ["load fast"]
+
+
 def test_a_request_that_was_cut_by_a_death_was_no_answer_though_its_end_is_told_first() -> None:
     stage = Stage(engine("fast"))
     for id in (1, 2):
