@@ -86,9 +86,12 @@ class Stack:
 
     async def _start_engine(self, choice: ModelChoice) -> dict[str, str]:
         """What the orchestrator is told of its model: the embedded engine's, or one elsewhere."""
+        settings = self.settings
+        if choice.gateway and settings.model_id is None:
+            # With MODEL_ID all its tiers would be that one model.
+            return {}
         if choice.path is None:
             return {"MODEL_ID": choice.id, "MAX_MODEL_LEN": str(choice.context)}
-        settings = self.settings
         engine = EngineProcess(
             EngineOptions(
                 model=choice.path,

@@ -23,7 +23,8 @@ SUFFIX = ".gguf"
 class ModelChoice:
     """The model that answers. Either `path`, a GGUF for the embedded engine, or `base_url`, an
     OpenAI-compatible server. `sentence` says what it is, for people. `tools_evaluated` None: it
-    is offered every tool. `context` 0: what the file says."""
+    is offered every tool. `context` 0: what the file says. `gateway`: that server is the brain's
+    gateway, which knows the tiers by their names."""
 
     id: str
     sentence: str
@@ -33,6 +34,7 @@ class ModelChoice:
     tools_evaluated: frozenset[str] | None = None
     reasoning_field: str | None = None
     demo: bool = False
+    gateway: bool = False
 
 
 def choose_model(
@@ -87,6 +89,7 @@ def _served(settings: Settings, url: str, manifest: Manifest) -> ModelChoice:
         base_url=url,
         tools_evaluated=frozenset(evaluated) if evaluated is not None else None,
         reasoning_field=entry.reasoning_field if entry else None,
+        gateway=told_model(said) is not None,
     )
 
 

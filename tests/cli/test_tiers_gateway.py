@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from cli.stack import Stack
+from contracts.settings import load_settings
 from tests.cli.conftest import Variet
-from tests.services.gateway.brain import ADMIN, USER, Brain, running
+from tests.services.gateway.brain import ADMIN, TIERS, USER, Brain, running, until
 from tests.support.hands import hands
 
 pytestmark = pytest.mark.timeout(300)
@@ -76,3 +78,29 @@ async def test_a_run_shows_the_load_that_it_waits_for(brain: Brain, tmp_path: Pa
     assert any("loading deep-model" in str(stage["detail"]) for stage in stages), stages
     assert [stage["status"] for stage in stages][-1] == "finished"
     assert f"{response['run_id']}.1" in json.dumps(log), "the gateway's log knows the run's call"
+
+
+async def test_a_stack_before_the_gateway_leaves_its_tiers_apart(
+    brain: Brain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    brain.entries = {tier: {"context": 16_384} for tier in TIERS}
+    brain.write()
+    async with running(brain) as (gateway, client):
+        monkeypatch.setenv("OPENAI_COMPAT_URL", f"{gateway.url}/v1")
+        monkeypatch.setenv("OPENAI_COMPAT_KEY", USER)
+        monkeypatch.setenv("STATE_DIR", str(tmp_path / "state"))
+        stack = Stack(load_settings(port=0))
+        try:
+            served = await stack.start()
+            asked = {"message": "Hello?", "tier": "deep"}
+            async with client.session.post(f"{served.url}/chat", json=asked) as answer:
+                run = (await answer.json())["run_id"]
+        finally:
+            await stack.stop()
+
+        async def lines() -> list[dict[str, Any]]:
+            return [one for one in gateway.log() if one.get("request_id") == f"{run}.1"]
+
+        (line,) = await until(lines, bool)
+    assert (line["model"], line["engine"]) == ("deep", "deep-model")
