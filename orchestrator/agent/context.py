@@ -47,6 +47,7 @@ class Window:
     def resize(self, context: int, answer: int) -> None:
         """Another engine answers from now on: a window of `context`, `answer` kept free in it."""
         self.context, self._answer = context, answer
+        self._head = min(self._head, context // 2)
         self._measured = False
 
     def measure_head(self, tokens: int) -> None:

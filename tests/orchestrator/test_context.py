@@ -21,6 +21,13 @@ def window(context: int, answer: int) -> Window:
     return made
 
 
+def test_a_guess_of_the_head_leaves_room_in_a_smaller_window_too() -> None:
+    made = Window(8_192, 1_024, 10_000)
+    made.resize(2_048, 682)
+    question: list[BaseMessage] = [HumanMessage("What maps do we have?")]
+    assert contents(made.fit(question).messages) == "What maps do we have?"
+
+
 def turn(n: int, size: int = 100) -> list[BaseMessage]:
     return [HumanMessage(f"question {n} " + "q" * size), AIMessage(f"answer {n} " + "a" * size)]
 
