@@ -57,12 +57,21 @@ class Devices:
         self._named = card_devices(deployment, preset)
         self._readings = readings
         self._unknown: set[int] = set()
+        self._told: dict[int, CardReading] | None = None
 
     def budget(self, held: Mapping[str, int] | None = None) -> dict[str, int]:
         """What engines may take together, by device: of a card all but the margin and what
         processes that are not ours take now. `held` is what our engines hold at this moment. Left
-        out, it is unknown who uses a card, and nothing counts as others'."""
-        cards, ram = self._cards(), self._readings.ram()
+        out, it is unknown who uses a card, and nothing counts as others'. It asks the driver, which
+        may take its time in trouble: not for an event loop."""
+        return self._budget(self._cards(), self._readings.ram(), held)
+
+    def _budget(
+        self,
+        cards: Mapping[int, CardReading],
+        ram: RamReading | None,
+        held: Mapping[str, int] | None,
+    ) -> dict[str, int]:
         budget = {
             f"card{place}": max(0, self._total(place, cards) - self._withheld(place, cards, held))
             for place in range(len(self._preset.cards))
@@ -70,9 +79,11 @@ class Devices:
         return {**budget, RAM: self._ram_budget(ram)}
 
     def status(self, reserved: Mapping[str, int]) -> tuple[DeviceStatus, ...]:
-        """Each device as it stands now; `reserved` is what our engines hold or may take."""
-        cards, ram = self._cards(), self._readings.ram()
-        budget = self.budget(reserved)
+        """Each device as it stood when the driver was asked last, which each load and each look at
+        what others take does; `reserved` is what our engines hold or may take."""
+        cards = self._cards() if self._told is None else self._told
+        ram = self._readings.ram()
+        budget = self._budget(cards, ram, reserved)
         told = [
             DeviceStatus(
                 device=f"card{place}",
@@ -131,7 +142,8 @@ class Devices:
             return {}
         found = {place: _find(told, name) for place, name in self._named.items()}
         self._complain({place for place, card in found.items() if card is None})
-        return {place: card for place, card in found.items() if card is not None}
+        self._told = {place: card for place, card in found.items() if card is not None}
+        return self._told
 
     def _complain(self, unknown: set[int]) -> None:
         for place in sorted(unknown - self._unknown):

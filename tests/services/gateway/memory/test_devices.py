@@ -59,6 +59,18 @@ def test_the_budget_is_what_margin_and_others_leave() -> None:
     assert ram.free == 1
 
 
+def test_a_look_at_the_devices_does_not_wait_for_the_driver() -> None:
+    readings = ToldReadings((reading(0, used=7_000), reading(1)), RamReading(32_000, 1))
+    known = devices(readings)
+    known.budget()
+
+    def stuck() -> None:
+        raise AssertionError("the driver was asked")
+
+    readings.cards = stuck  # type: ignore[method-assign]
+    assert known.status({})[0].free == 5_288
+
+
 def test_main_memory_is_what_the_settings_give() -> None:
     assert devices(ToldReadings(), ram_mib=9_000).budget()["ram"] == 9_000
 
