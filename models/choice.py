@@ -130,6 +130,13 @@ def told_model(model: dict[str, Any]) -> str | None:
     return told if isinstance(told, str) else None
 
 
+def told_loaded(model: dict[str, Any]) -> bool:
+    """Whether an item of GET /v1/models is a model that can answer at once. Only the brain's
+    gateway says that one cannot."""
+    variet = model.get("variet")
+    return not isinstance(variet, dict) or variet.get("state", "ready") == "ready"
+
+
 def _unreachable(url: str, reason: str) -> Unavailable:
     return Unavailable(
         "engine_unreachable",

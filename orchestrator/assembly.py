@@ -203,15 +203,22 @@ class Orchestrator:
     async def _learn(self) -> None:
         # From the settings anew each time: nothing of a model that is gone stays.
         served = await as_served(self._engine, self.settings, self.http)
-        if served and served != self.engine:
+        if served is None:
+            return
+        changed = served != self.engine
+        self.engine = self.parts.model.engine = served
+        if changed:
             log.info("the engine serves a window of %d tokens", served.context)
-            self.engine = self.parts.model.engine = served
             self.parts.window.resize(served.context, self.parts.model.max_tokens)
 
     async def _prewarm(self) -> None:
         """Let the engine read the system prompt and the tools once, so that the first question
-        finds them in its cache. An engine that is down, or has to be loaded first, costs no
-        readiness, and nobody who waits for an answer has to wait for this one."""
+        finds them in its cache. An engine that is down costs no readiness, and nobody who waits for
+        an answer has to wait for this one. A model that is not loaded stays so: another one, which
+        is in use, may have to go for it."""
+        if not self.engine.loaded:
+            self.ready.set()
+            return
         watch = Watch(priority="background", on_progress=self._waits)
         try:
             greeting = await self.parts.model.complete(

@@ -8,7 +8,7 @@ import httpx2
 from contracts.errors import SettingsError
 from contracts.manifest import Manifest
 from contracts.settings import Settings
-from models.choice import told_context, told_model
+from models.choice import told_context, told_loaded, told_model
 from models.manifest import load_manifest
 from orchestrator.agent.model import Engine
 
@@ -76,4 +76,5 @@ def _with(
         engine,
         context=context or engine.context,
         tools_evaluated=None if evaluated is None else frozenset(evaluated),
+        loaded=told_loaded(said),
     )

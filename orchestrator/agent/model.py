@@ -31,7 +31,8 @@ WAKING = SwapProgress(engine="", stage="queued", detail="waking the brain")
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Where the model is, and what is known of it. `models` maps tiers to the engine's names."""
+    """Where the model is, and what is known of it. `tiers` maps tiers to the engine's names;
+    `loaded`: whether it could answer at once when it was asked last."""
 
     url: str
     key: str
@@ -40,6 +41,7 @@ class Engine:
     tiers: dict[str, str] = field(default_factory=dict)
     tools_evaluated: frozenset[str] | None = None
     description: str = ""
+    loaded: bool = field(default=True, compare=False)
 
     def name(self, tier: str | None) -> str:
         return self.tiers.get(tier or "", self.model)

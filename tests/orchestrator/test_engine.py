@@ -1,5 +1,6 @@
 """Which engine answers, and what it calls the tiers."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,26 @@ async def test_of_a_former_model_nothing_stays(
             offered = {tool["function"]["name"] for tool in engine.calls[-1].body.get("tools", [])}
             assert ("look" in offered) is not withheld
             del turns[0]
+
+
+@pytest.mark.parametrize(("state", "greetings"), [("stopped", 0), ("ready", 1)])
+async def test_a_model_that_is_not_loaded_is_not_loaded_for_a_greeting(
+    tmp_path: Path,
+    engine: ScriptedEngine,
+    probe: Probe,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    greetings: int,
+) -> None:
+    listed = {"id": "scripted", "max_model_len": 4_096, "variet": {"state": state}}
+
+    async def told(given: Engine, settings: Settings, _: httpx2.AsyncClient) -> Engine | None:
+        async with listing(listed) as http:
+            return await as_served(given, settings, http)
+
+    monkeypatch.setattr("orchestrator.assembly.as_served", told)
+    async with hands(engine.url, tmp_path, probe.server) as variet:
+        async with asyncio.timeout(60):
+            await variet.orchestrator.ready.wait()
+        assert variet.orchestrator.engine.context == 4_096
+        assert len(engine.calls) == greetings
