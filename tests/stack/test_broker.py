@@ -158,6 +158,12 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def close(lines: Any) -> None:
+    """The SDK's own way leaves the answer open, and with it the socket, until it is collected."""
+    lines.close()
+    lines._response.close()
+
+
 def test_it_knows_where_its_host_keeps_the_models(place: Place) -> None:
     assert place.host.mounts.models == str(place.folder)
     assert place.host.images["llamacpp"] == IMAGES["LLAMACPP_IMAGE"]
@@ -175,7 +181,7 @@ def test_an_engine_lives_from_its_creation_to_its_removal(place: Place, report: 
     engine.start()
     lines = engine.logs(stream=True, follow=True)
     assert any(b"listening" in line for line in lines)
-    lines.close()
+    close(lines)
     report.times["broker: an engine from create to listening"] = time.monotonic() - began
     engine.reload()
     assert engine.status == "running"
@@ -205,6 +211,7 @@ def test_the_lines_of_a_log_come_while_the_engine_runs(place: Place) -> None:
         assert engine.status == "running"
         engine.kill(signal="KILL")
         assert list(lines) == []
+        close(lines)
     finally:
         engine.remove(force=True)
 
