@@ -160,7 +160,7 @@ def _mounts(asked: HostPart, allowed: tuple[Mount, ...]) -> list[dict[str, Any]]
 
 
 def _capabilities(asked: list[str], kind: Kind) -> list[str]:
-    plain = [name.removeprefix("CAP_") for name in asked]
+    plain = list(dict.fromkeys(name.removeprefix("CAP_") for name in asked))
     for name in plain:
         if name not in kind.cap_add:
             raise Refusal(f"create: CapAdd {shown(name)} is not allowed for this engine")

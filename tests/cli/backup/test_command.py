@@ -185,7 +185,10 @@ def rewritten(archive: Path, **changes: object) -> None:
         manifest = json.loads(text.read()) | changes
     folder = archive.parent / "taken-apart"
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        # Python has the filter since 3.11.4.
+        if hasattr(tarfile, "data_filter"):
+            tar.extraction_filter = tarfile.data_filter
+        tar.extractall(folder)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with tarfile.open(archive, "w") as tar:
         for name in names:

@@ -27,7 +27,7 @@ SMALL = header(
     [tensor("token_embd.weight", (32, 3), F16, 0), tensor("output.weight", (32, 3), F16, 192)],
 ) + bytes(512)
 HUGE = st.sampled_from([0, 1, 2**16, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1])
-EXAMPLES = settings(max_examples=150, deadline=None)
+EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 # What one read may hold at once: the limit of the reader with what Python adds.
 MOST_BYTES = 2 * 2**20
 
@@ -96,7 +96,7 @@ def test_files_that_end_early_or_lack_a_piece(end: int, gap: int) -> None:
     use(read(SMALL[:end] + SMALL[end + gap :]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(4, len(NANO) - 8), HUGE)
 def test_a_real_header_with_a_number_that_is_too_large(place: int, value: int) -> None:
     data = bytearray(NANO)

@@ -57,7 +57,9 @@ def changed_bodies(draw: st.DrawFn) -> Any:
     return made
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(changed_bodies() | VALUES)
 def test_any_body_is_refused_or_made_safe(asked: Any) -> None:
     try:
@@ -67,7 +69,7 @@ def test_any_body_is_refused_or_made_safe(asked: Any) -> None:
     assert breaches(made, NAME, HOST) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(data: bytes) -> None:
     try:
@@ -77,7 +79,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
     raise AssertionError(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     st.sampled_from(["GET", "POST", "DELETE", "HEAD", "PUT"]),
     st.text(st.characters(codec="latin-1"), max_size=60)

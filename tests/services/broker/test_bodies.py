@@ -101,3 +101,13 @@ async def test_what_an_engine_may_choose(
     status, told = await door.create(changed(path, value))
     assert status == 201, told
     assert breaches(docker.created, NAME, HOST) == []
+
+
+async def test_a_capability_that_is_named_twice_is_given_once(
+    door: Door, docker: FakeDocker
+) -> None:
+    asked = body("vllm")
+    asked["HostConfig"]["CapAdd"] = ["DAC_OVERRIDE", "CAP_DAC_OVERRIDE"]
+    status, told = await door.create(asked)
+    assert status == 201, told
+    assert docker.created["HostConfig"]["CapAdd"] == ["DAC_OVERRIDE"]
