@@ -6,7 +6,6 @@ state to decide what to do to it. So a request during a stop is a load after it,
 
 import asyncio
 import logging
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,13 +13,11 @@ from contracts.errors import ErrorBody, VarietError
 from contracts.tiers import LoadPhase
 from services.gateway.catalogue import EngineSpec
 from services.gateway.engines.engine import Engine, LoadError, Running
+from services.gateway.memory.load_log import out_of_memory
 from services.gateway.metrics import Metrics
 from services.gateway.scheduling.types import Demand, Failure, FailureKind, Rest
 
 LOG = logging.getLogger(__name__)
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|cudaMalloc failed|failed to allocate|OutOfMemory|OOM", re.I
-)
 WATCH_AGAIN_S = 2.0
 
 
@@ -270,7 +267,7 @@ class Owner:
             return
         self._leave()
         self.restarts += 1
-        kind: FailureKind = "out_of_memory" if OUT_OF_MEMORY.search(command.words) else "crashed"
+        kind: FailureKind = "out_of_memory" if out_of_memory([command.words]) else "crashed"
         self._metrics.restarts.labels(self.spec.name, kind).inc()
         failure = fault(
             kind,

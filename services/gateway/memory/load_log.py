@@ -21,7 +21,7 @@ BUFFER = re.compile(
 PROMPT_CACHE = re.compile(r"prompt cache is enabled, size limit: (?P<mib>\d+) MiB")
 USING = re.compile(r"using device (?P<device>\w+) \(.*\) .*- (?P<mib>\d+) MiB free")
 OUT_OF_MEMORY = re.compile(
-    r"cudaMalloc failed: out of memory|CUDA error: out of memory|hipMalloc failed"
+    r"^out of memory|cudaMalloc failed: out of memory|CUDA error: out of memory|hipMalloc failed"
     r"|ErrorOutOfDeviceMemory|kIOGPUCommandBufferCallbackErrorOutOfMemory"
     r"|failed to allocate|unable to allocate"
     r"|insufficient memory|std::bad_alloc|[Cc]annot allocate memory"

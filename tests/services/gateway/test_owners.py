@@ -141,6 +141,22 @@ async def test_an_end_for_want_of_memory_is_told_as_such() -> None:
         await b.told.until("died out_of_memory")
 
 
+async def test_words_that_only_hold_those_letters_are_no_want_of_memory() -> None:
+    async with bench() as b:
+        b.owner.load(1)
+        await b.told.until("loaded 90")
+        b.engine.end.set_result("with exit code 1. Said: cannot zoom, boom")
+        await b.told.until("died crashed")
+
+
+async def test_a_container_that_its_limit_ended_is_told_as_such() -> None:
+    async with bench() as b:
+        b.owner.load(1)
+        await b.told.until("loaded 90")
+        b.engine.end.set_result("out of memory, at the limit of its container.")
+        await b.told.until("died out_of_memory")
+
+
 @pytest.mark.parametrize("steps", range(6))
 async def test_a_late_notice_of_the_end_of_one_that_was_stopped_is_no_death(steps: int) -> None:
     async with bench() as b:
