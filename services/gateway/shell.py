@@ -120,7 +120,7 @@ class Gate:
                 self._adopted(owner, seen)
             owner.open()
         # Only now is it known what of the devices' use is our own.
-        self._reconfigure()
+        self._reconfigure(await self._budget())
         self._taking = True
         for target in self._configuration.targets:
             if target.preload:
@@ -285,9 +285,9 @@ class Gate:
         """As the protocol says. One at a time; what is read is read in a thread."""
         async with self._reloading:
             new = await asyncio.to_thread(self._reread)
-            return self._change_to(new)
+            return self._change_to(new, await self._budget())
 
-    def _change_to(self, new: Configuration) -> Reloaded:
+    def _change_to(self, new: Configuration, budget: Demand) -> Reloaded:
         change = self._configuration.change_to(new)
         for name, spec in new.catalogue.engines.items():
             known = self.owners.get(name)
@@ -297,14 +297,18 @@ class Gate:
             self.owners[name] = owner = self._owner(spec)
             owner.open()
         self._configuration = new
-        self._reconfigure()
+        self._reconfigure(budget)
         for name in change.removed:
             self._forget(name)
         return change
 
-    def _reconfigure(self) -> None:
+    async def _budget(self) -> Demand:
+        """In a thread: a driver in trouble must not hold up the streams that run."""
+        held = reserved(self._decisions.scheduler.views())
+        return await asyncio.to_thread(self._budget_of, held)
+
+    def _reconfigure(self, budget: Demand) -> None:
         told = self._configuration
-        budget = self._budget_of(reserved(self._decisions.scheduler.views()))
         self._decisions.tell(lambda s, now: s.reconfigure(told.targets, budget, told.limits, now))
 
     async def measure(self) -> None:

@@ -72,6 +72,14 @@ class Bench:
                     return
                 await asyncio.sleep(0)
 
+    async def until_called(self, name: str) -> None:
+        """The engine's start is begun; before it, the load is planned in a thread."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if self.engines[name].calls:
+                    return
+                await asyncio.sleep(0)
+
     def state(self, name: str) -> str:
         return {e.name: e.state for e in self.gate.status().engines}[name]
 

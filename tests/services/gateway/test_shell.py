@@ -89,7 +89,7 @@ async def test_the_last_who_waits_for_a_load_ends_it_by_leaving() -> None:
     async with bench() as b:
         b.engines["one"].go.clear()
         waiting = [asyncio.create_task(b.gate.enter(b.spec("one"))) for _ in range(2)]
-        await b.until("one", "loading")
+        await b.until_called("one")
         waiting[0].cancel()
         await asyncio.wait({waiting[0]})
         assert b.state("one") == "loading"
