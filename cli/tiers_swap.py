@@ -101,7 +101,7 @@ def _follow(progress: Iterable[SwapProgress], steps: Steps, console: Console) ->
 def step(progress: SwapProgress) -> str:
     if progress.phase:
         return progress.phase
-    return {"queued": "queue", "draining": "drain", "loading": "start", "ready": "ready"}[
+    return {"queued": "queue", "draining": "drain", "loading": "memory", "ready": "ready"}[
         progress.stage
     ]
 
