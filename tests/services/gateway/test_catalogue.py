@@ -5,27 +5,11 @@ from dataclasses import replace
 import pytest
 
 from contracts.errors import NotFound
-from contracts.manifest import Manifest, ManifestEntry, ModelSource
+from contracts.manifest import Manifest, ModelSource
 from contracts.preset import HostPreset
 from models.manifest import load_manifest, load_preset, preset_names
 from services.gateway.catalogue import Catalogue, catalogue
-
-
-def entry(name: str, **more: object) -> ManifestEntry:
-    fields: dict[str, object] = {
-        "id": name,
-        "about": "A model of these tests.",
-        "kind": "chat",
-        "engine": "llama.cpp",
-        "source": ModelSource(url=f"https://example.org/{name}.gguf", bytes=1_000_000),
-        "licence": "MIT",
-        "context": 4_096,
-        "context_max": 32_768,
-        "vram_mib": 0,
-        "ram_mib": 100,
-    }
-    return ManifestEntry.model_validate({**fields, **more})
-
+from tests.services.gateway.entries import entry
 
 MANIFEST = Manifest(
     models=(

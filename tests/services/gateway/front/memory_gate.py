@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from contracts.errors import SettingsError
-from contracts.manifest import Manifest, ManifestEntry, ModelSource
+from contracts.manifest import Manifest, ModelSource
 from contracts.preset import HostPreset
 from contracts.tiers import (
     DeviceStatus,
@@ -18,24 +18,9 @@ from contracts.tiers import (
 )
 from services.gateway.catalogue import Catalogue, EngineSpec, catalogue
 from services.gateway.gate import OnProgress, Refused, Upstream
+from tests.services.gateway.entries import entry
 
 KEY = "engine-key-of-these-tests"
-
-
-def entry(name: str, **more: object) -> ManifestEntry:
-    fields: dict[str, object] = {
-        "id": name,
-        "about": "A model of these tests.",
-        "kind": "chat",
-        "engine": "llama.cpp",
-        "source": ModelSource(url=f"https://example.org/{name}.gguf", bytes=1_000_000),
-        "licence": "MIT",
-        "context": 4_096,
-        "context_max": 32_768,
-        "vram_mib": 0,
-        "ram_mib": 100,
-    }
-    return ManifestEntry.model_validate({**fields, **more})
 
 
 MANIFEST = Manifest(
